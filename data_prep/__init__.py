@@ -1,0 +1,1 @@
+"""Raw files to documents: one builder per source, on a CPU, deterministic and resumable."""

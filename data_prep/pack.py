@@ -1,0 +1,59 @@
+"""Documents to packed rows: encode every part once, render, fit into rows, store.
+
+    python -m data_prep.pack data/demo/world --text data/demo/text/text.model \\
+        --image runs/demo-image/image.safetensors --audio runs/demo-audio/audio.safetensors --out data/demo/rows
+
+Writes out/train (every source) and out/valid (the evaluation documents of the valid split).
+"""
+
+import argparse
+from pathlib import Path
+
+from data_prep import documents, emoji_world, phrases
+from gemini_mini import errors, files, progress, stream
+from gemini_mini.data import rows
+from gemini_mini.tokenizers import bundle
+
+SEED = 0
+
+
+def build(world_folder: Path, tokenizer_paths: tuple[Path, Path, Path], row_tokens: int, out: Path) -> None:
+    """Write out/train and out/valid, unless the same rows are there."""
+    tokenizers = bundle.load(*tokenizer_paths)
+    inputs = {"world": files.built_key(world_folder), "vocabulary": tokenizers.vocab.fingerprint,
+              "row_tokens": row_tokens, "code": files.code_hash(documents, phrases, rows, stream)}
+
+    def make(folder: Path) -> None:
+        world = emoji_world.load(world_folder)
+        train = {name: documents.source(world, name, SEED) for name in documents.SOURCES}
+        valid = {task: [e.prompt + e.answer for e in documents.examples(world, task, "valid")] for task in documents.TASKS}
+        with progress.bar("packing", len(train) + len(valid), "sources") as bar:
+            for split, sources in (("train", train), ("valid", valid)):
+                rendered = {}
+                for name, docs in sources.items():
+                    encoded = tokenizers.encode_documents(docs)
+                    rendered[name] = [stream.render(parts, tokenizers.vocab) for parts in encoded]
+                    bar.advance(source=name)
+                (folder / split).mkdir()
+                kept = {name: docs for name, docs in rendered.items() if docs}
+                rows.write(folder / split, kept, row_tokens, tokenizers.vocab.fingerprint)
+        for name, info in files.read_json(folder / "train" / "rows.json")["sources"].items():
+            fill = info["ids"] / (info["rows"] * row_tokens)
+            print(f"  {name:12} {info['documents']:6} documents {info['ids']:9,} ids {info['rows']:5} rows, {fill:.0%} full")
+
+    files.build(out, inputs, make)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("world", type=Path)
+    for kind in ("text", "image", "audio"):
+        parser.add_argument(f"--{kind}", type=Path, required=True, help=f"the {kind} tokenizer's file")
+    parser.add_argument("--row-tokens", type=int, default=512)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    build(args.world, (args.text, args.image, args.audio), args.row_tokens, args.out)
+
+
+if __name__ == "__main__":
+    errors.run(main)

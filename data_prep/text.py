@@ -1,0 +1,102 @@
+"""Prose and code without a download: Python's own reference, docstrings and library.
+
+They change with the Python version, so their hash belongs into what is built from them.
+"""
+
+import ast
+import pydoc_data.topics
+import sys
+import sysconfig
+from pathlib import Path
+
+from data_prep import splits
+
+CHUNK_CHARS = 700
+"""Documents are cut at blank lines into pieces of about this size, to fit a short row."""
+VALID_PERCENT = 3
+
+# Large tables and generated files teach nothing.
+SKIPPED = {"this", "antigravity", "pydoc_data", "encodings", "idlelib", "lib2to3", "test"}
+
+
+def prose(max_chars: int) -> list[tuple[str, str]]:
+    """(split, document): the language reference and the docstrings of the library, up to `max_chars`."""
+    topics = [(f"topic {name}", text) for name, text in sorted(pydoc_data.topics.topics.items())]
+    docs = []
+    for name, source in _library():
+        try:
+            tree = ast.parse(source)
+        except SyntaxError:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                doc = ast.get_docstring(node)
+                if doc and len(doc) > 80:
+                    docs.append((f"docstring {name}", doc))
+    return _cut(_interleave(topics, docs), max_chars)
+
+
+def code(max_chars: int) -> list[tuple[str, str]]:
+    """(split, document): the source of the standard library, up to `max_chars`."""
+    return _cut([(f"code {name}", source) for name, source in _library()], max_chars)
+
+
+def python_version() -> str:
+    return sys.version.split()[0]
+
+
+def chunks(text: str, limit: int = CHUNK_CHARS) -> list[str]:
+    """Cut at blank lines into pieces of at most `limit` characters; a longer block is cut at lines."""
+    pieces, piece = [], ""
+    for block in text.strip("\n").split("\n\n"):
+        for part in [block] if len(block) <= limit else _lines(block, limit):
+            if piece and len(piece) + 2 + len(part) > limit:
+                pieces.append(piece)
+                piece = part
+            else:
+                piece = f"{piece}\n\n{part}" if piece else part
+    return [p for p in [*pieces, piece] if p.strip()]
+
+
+def _lines(block: str, limit: int) -> list[str]:
+    parts, part = [], ""
+    for line in block.split("\n"):
+        if part and len(part) + 1 + len(line) > limit:
+            parts.append(part)
+            part = line[:limit]
+        else:
+            part = f"{part}\n{line[:limit]}" if part else line[:limit]
+    return [*parts, part]
+
+
+def _library() -> list[tuple[str, str]]:
+    """(module, source) of the top-level modules and packages of the standard library, by name."""
+    root = Path(sysconfig.get_path("stdlib"))
+    found = []
+    for name in sorted(sys.stdlib_module_names):
+        if name in SKIPPED or name.startswith("_"):
+            continue
+        path = next((p for p in (root / f"{name}.py", root / name / "__init__.py") if p.is_file()), None)
+        if path:
+            found.append((name, path.read_text(encoding="utf-8", errors="replace")))
+    # Names in alphabet would make a small sample all of "a": order them by chance, the same each time.
+    return sorted(found, key=lambda pair: splits.bucket(f"order {pair[0]}", 1 << 32))
+
+
+def _interleave(first: list, second: list) -> list:
+    """Two lists merged evenly."""
+    placed = [((i + 0.5) / len(items), side, item) for side, items in enumerate((first, second))
+              for i, item in enumerate(items)]
+    return [item for _, _, item in sorted(placed, key=lambda p: p[:2])]
+
+
+def _cut(documents: list[tuple[str, str]], max_chars: int) -> list[tuple[str, str]]:
+    made, total = [], 0
+    for name, document in documents:
+        split = "valid" if splits.bucket(name) < VALID_PERCENT else "train"
+        for piece in chunks(document):
+            if total + len(piece) > max_chars:
+                return made
+            made.append((split, piece))
+            total += len(piece)
+    return made

@@ -1,0 +1,8 @@
+"""gemini_mini: a native multimodal model, from raw data to interleaved answers.
+
+Dimension letters, used in annotations, einsums and sharding alike:
+B row · T query/stream position · S key/cache position · D model · N query head ·
+K key/value head (1 = multi-query) · G query heads per key head · H head · F hidden ·
+V vocabulary · L layer · A audio frame · M mel bin · Y X image grid · Z code vector.
+Pixels and waves use words: height width, samples.
+"""

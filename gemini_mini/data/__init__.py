@@ -1,0 +1,1 @@
+"""Rows of the stream: packing, storage, the staged mixture and the loader."""

@@ -1,0 +1,20 @@
+"""The batch of a step: a function of (rows, stages, seed, step) and nothing else."""
+
+import numpy as np
+
+from gemini_mini.data import mixture, packing, rows
+
+
+class Loader:
+    """Deals `batch_rows` rows a step, `steps` steps in all."""
+
+    def __init__(self, stored: rows.Rows, stages: tuple[mixture.Stage, ...], batch_rows: int, steps: int, seed: int):
+        self.rows, self.batch_rows = stored.sources, batch_rows
+        sizes = {name: len(r) for name, r in stored.sources.items()}
+        self.mixture = mixture.Mixture(stages, sizes, steps * batch_rows, seed)
+
+    def batch(self, step: int) -> packing.Batch:
+        """Rows step * batch_rows and following."""
+        places = range(step * self.batch_rows, (step + 1) * self.batch_rows)
+        picked = [self.mixture.row(n) for n in places]
+        return packing.batch_of(np.stack([self.rows[source][row] for source, row in picked]))

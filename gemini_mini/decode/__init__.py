@@ -1,0 +1,1 @@
+"""Grammar-constrained sampling with one cache through all switches of modality."""

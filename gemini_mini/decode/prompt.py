@@ -1,0 +1,77 @@
+"""What a person types on the command line -> the parts of a prompt.
+
+A part is a file when it says so: it names a file with a known suffix, or a folder of pictures.
+Everything else is text. A name with a known suffix that does not exist is a mistake, never text.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from gemini_mini import errors, stream, vocab as vocabulary
+from gemini_mini.decode import grammar
+from gemini_mini.tokenizers import audio_io, image_io
+
+PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
+SOUNDS = frozenset((".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"))
+CLIPS = frozenset((".gif",))
+
+
+def check(words: Sequence[str]) -> None:
+    """Raise InputError at once when a named file is missing; reads nothing."""
+    for word in words:
+        _kind(word)
+
+
+def read(words: Sequence[str], patch: int) -> stream.Document:
+    """The user's turn. Neighbouring texts are joined by a space, as a shell's `echo` does.
+
+    Raises: InputError when a file is missing, damaged or of a kind that cannot be read.
+    """
+    parts: stream.Document = []
+    for word in words:
+        kind = _kind(word)
+        if kind in PICTURES:
+            parts.append(stream.Image(image_io.read_image(word, patch)))
+        elif kind in SOUNDS:
+            parts.append(stream.Audio(audio_io.read_audio(word)))
+        elif kind:
+            parts.append(stream.Video(*image_io.read_video(word, multiple=patch)))
+        elif parts and isinstance(parts[-1], stream.Text):
+            parts[-1] = stream.Text(f"{parts[-1].text} {word}")
+        else:
+            parts.append(stream.Text(word))
+    return parts
+
+
+def drawing_rules(size: str | None, patch: int) -> grammar.Rules:
+    """Text and pictures; of any size, or all of `size`, which is "WIDTHxHEIGHT" in pixels."""
+    if size is None:
+        return grammar.Rules()
+    width, _, height = size.lower().partition("x")
+    most = vocabulary.MAX_SIZE * patch
+    if not (width.isdecimal() and height.isdecimal()
+            and all(patch <= int(side) <= most and int(side) % patch == 0 for side in (width, height))):
+        raise errors.InputError(f"--image-size: must be WIDTHxHEIGHT, both multiples of {patch} from {patch} to {most}, "
+                                f"got {size!r}; for example {8 * patch}x{8 * patch}")
+    return grammar.Rules(heights=(int(height) // patch,), widths=(int(width) // patch,))
+
+
+def _kind(word: str) -> str:
+    """The suffix of a media file, "/" for a folder of pictures, "" for text."""
+    suffix = Path(word).suffix.lower() if word == word.strip() else ""
+    if os.path.isdir(word):  # False, not an error, for text too long to be a path
+        if any(Path(name).suffix.lower() in PICTURES for name in os.listdir(word)):
+            return "/"
+        if os.sep in word:
+            raise errors.InputError(f"{word}: holds no pictures; a folder in a prompt is a clip, one frame per file")
+        return ""
+    if suffix in PICTURES | SOUNDS | CLIPS:
+        if not os.path.isfile(word):
+            raise errors.InputError(f"{word}: no such file; check the path, or end it with a full stop if it is text")
+        return suffix
+    if suffix and os.path.isfile(word):
+        raise errors.InputError(f"{word}: is a file, but of no kind that can be read here; pictures "
+                                f"({' '.join(sorted(PICTURES))}), sounds ({' '.join(sorted(SOUNDS))}), clips (.gif) "
+                                "and folders of pictures can")
+    return ""

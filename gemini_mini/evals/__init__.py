@@ -1,0 +1,1 @@
+"""Evaluations: what the model draws, names, hears and sees."""

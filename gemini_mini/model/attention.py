@@ -1,0 +1,97 @@
+"""Multi-query attention over rows of the stream, and its cache.
+
+One key-value head serves every query head (more is a config): the query heads fold into the
+rows of one matrix product. Training attends in static chunks of queries, each to the keys up to
+its own end, so no future key is ever multiplied. Scores and softmax are float32 whatever the
+input type. Queries and keys are normalised first, which keeps mixed modalities from diverging.
+Papers: multi-query, Shazeer 2019, arXiv 1911.02150; query-key norm, Dehghani 2023, arXiv 2302.05442.
+Next: decoder.py.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from gemini_mini import nn
+
+CHUNK = 128  # queries per static chunk; measured best from 64 to 256 on CPU
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of one layer, one slot per position."""
+
+    k: Float[Array, "B S K H"]
+    v: Float[Array, "B S K H"]
+
+
+def attend(
+    q: Float[Array, "B T N H"], k: Float[Array, "B S K H"], v: Float[Array, "B S K H"], mask: Bool[Array, "B T S"]
+) -> Float[Array, "B T N H"]:
+    """Average `v` by softmax(q.k / sqrt(H)) where `mask`; a query that sees nothing gets zeros.
+
+    Raises: ValueError if N is not a multiple of K.
+    """
+    heads, kv_heads = q.shape[2], k.shape[2]
+    if heads % kv_heads:
+        raise ValueError(f"attend: query heads must be a multiple of key heads, got {heads} and {kv_heads}")
+    q = rearrange(q, "b t (k g) h -> b t k g h", k=kv_heads)
+    scores = jnp.einsum("btkgh,bskh->bktgs", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    weights = jax.nn.softmax(scores, axis=-1, where=mask[:, None, :, None, :])
+    out = jnp.einsum("bktgs,bskh->btkgh", weights.astype(v.dtype), v)
+    return rearrange(out, "b t k g h -> b t (k g) h")
+
+
+def attend_packed(
+    q: Float[Array, "B T N H"], k: Float[Array, "B T K H"], v: Float[Array, "B T K H"], segments: Int[Array, "B T"]
+) -> Float[Array, "B T N H"]:
+    """Causal attention within each segment of packed rows, chunk by chunk of queries."""
+    length = q.shape[1]
+    column = jnp.arange(length)
+    outputs = []
+    for start in range(0, length, CHUNK):
+        end = min(start + CHUNK, length)
+        causal = column[start:end, None] >= column[None, :end]
+        same = segments[:, start:end, None] == segments[:, None, :end]
+        outputs.append(attend(q[:, start:end], k[:, :end], v[:, :end], causal[None] & same))
+    return jnp.concatenate(outputs, axis=1)
+
+
+class Attention(nnx.Module):
+    """Queries for every head, keys and values for few, rotary positions, an output product."""
+
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, rope_base: float, out_scale: float,
+                 rngs: nnx.Rngs):
+        self.rope_base = rope_base
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.q = nn.param(rngs, (width, heads * head_dim), "D N")
+        self.kv = nn.param(rngs, (width, 2 * kv_heads * head_dim), "D K")
+        self.out = nn.param(rngs, (heads * head_dim, width), "N D", out_scale)
+        self.q_norm, self.k_norm = nn.RMSNorm(head_dim, "H"), nn.RMSNorm(head_dim, "H")
+
+    def project(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"]) -> tuple[Array, Array, Array]:
+        """Normalised and rotated q [B T N H] and k [B T K H], and v [B T K H]."""
+        q = rearrange(nn.einsum("btd,dn->btn", x, self.q), "b t (n h) -> b t n h", n=self.heads)
+        k, v = rearrange(nn.einsum("btd,dk->btk", x, self.kv), "b t (two k h) -> two b t k h", two=2, k=self.kv_heads)
+        q = nn.rope(self.q_norm(q), positions, self.rope_base)
+        return q, nn.rope(self.k_norm(k), positions, self.rope_base), v
+
+    def __call__(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], segments: Int[Array, "B T"]):
+        """Float [B T D] over packed rows."""
+        return self._merge(attend_packed(*self.project(x, positions), segments))
+
+    def step(
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], cache: LayerCache
+    ) -> tuple[Float[Array, "B T D"], LayerCache]:
+        """Write T positions of each row to their slots and attend to all slots up to each."""
+        q, k, v = self.project(x, positions)
+        row = jnp.arange(x.shape[0])[:, None]
+        cache = LayerCache(cache.k.at[row, positions].set(k), cache.v.at[row, positions].set(v))
+        seen = jnp.arange(cache.k.shape[1])[None, None, :] <= positions[:, :, None]
+        return self._merge(attend(q, cache.k, cache.v, seen)), cache
+
+    def _merge(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
+        return nn.einsum("btn,nd->btd", rearrange(heads, "b t n h -> b t (n h)"), self.out)

@@ -1,0 +1,127 @@
+"""The decoder: one embedding for all modalities, blocks of attention and MLP, tied output.
+
+    x = embed(tokens);  x += attention(norm(x));  x += mlp(norm(x));  logits = norm(x) embed^T
+
+Sizes follow from one dial, the depth. Logits are float32.
+Fact: decoder-only, multi-query, one stream of all modalities (Gemini report, section 2).
+Next: ../train/loss.py, ../decode/engine.py.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from gemini_mini import errors, nn
+from gemini_mini.model import attention
+
+EMBED_STD = 0.02  # small, so that a tied output does not start by predicting its own input
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """`depth` is the dial: width = depth * aspect, and so on."""
+
+    vocab_size: int = 0  # filled in from the tokenizers
+    depth: int = 4
+    aspect: int = 64
+    head_dim: int = 64
+    kv_heads: int = 1
+    hidden: int = 0  # 0: three times the width
+    context_tokens: int = 1024
+    rope_base: float = 10_000.0
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; weights and logits are float32
+
+    def __post_init__(self):
+        if self.width % self.head_dim:
+            raise errors.InputError(f"model: width must be a multiple of head_dim, got {self.width} and {self.head_dim}")
+        if self.heads % self.kv_heads:
+            raise errors.InputError(f"model: heads must be a multiple of kv_heads, got {self.heads} and {self.kv_heads}")
+
+    @property
+    def width(self) -> int:
+        return self.depth * self.aspect
+
+    @property
+    def heads(self) -> int:
+        return self.width // self.head_dim
+
+    @property
+    def hidden_width(self) -> int:
+        return self.hidden or 3 * self.width
+
+    @property
+    def num_params(self) -> int:
+        """Counted by formula; the tests hold it against the arrays."""
+        block = 2 * self.width**2 + 2 * self.width * self.kv_heads * self.head_dim + 3 * self.width * self.hidden_width
+        norms = 2 * self.width + 2 * self.head_dim
+        return self.vocab_size * self.width + self.width + self.depth * (block + norms)
+
+    def flops_per_token(self, row_tokens: int) -> int:
+        """Training FLOPs (forward and backward): 6 per weight and causal attention over full rows."""
+        return 6 * self.num_params + 6 * self.depth * self.width * row_tokens
+
+
+class Block(nnx.Module):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        out_scale = (2 * config.depth) ** -0.5  # the residual sum keeps its size at any depth
+        self.attention_norm, self.mlp_norm = nn.RMSNorm(config.width), nn.RMSNorm(config.width)
+        self.attention = attention.Attention(config.width, config.heads, config.kv_heads, config.head_dim,
+                                             config.rope_base, out_scale, rngs)
+        self.mlp = nn.MLP(config.width, config.hidden_width, rngs, out_scale)
+
+    def __call__(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], segments: Int[Array, "B T"]):
+        x = x + self.attention(self.attention_norm(x), positions, segments)
+        return x + self.mlp(self.mlp_norm(x))
+
+    def step(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], cache: attention.LayerCache):
+        mixed, cache = self.attention.step(self.attention_norm(x), positions, cache)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), cache
+
+
+class Decoder(nnx.Module):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        self.config, self.dtype = config, jnp.dtype(config.dtype)
+        shape = (config.vocab_size, config.width)
+        self.embed = nnx.Param(EMBED_STD * jax.random.normal(rngs.params(), shape), axes="V D")
+        self.blocks = nnx.List([Block(config, rngs) for _ in range(config.depth)])
+        self.norm = nn.RMSNorm(config.width)
+
+    def __call__(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], segments: Int[Array, "B T"]
+    ) -> Float[Array, "B T D"]:
+        """Hidden states of packed rows; `logits` turns them into predictions."""
+        x = self._embed(tokens)
+        for block in self.blocks:
+            x = block(x, positions, segments)
+        return self.norm(x)
+
+    def init_cache(self, batch: int, length: int) -> tuple[attention.LayerCache, ...]:
+        """An empty cache of `length` slots for each of `batch` rows."""
+        shape = (batch, length, self.config.kv_heads, self.config.head_dim)
+        return tuple(attention.LayerCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)) for _ in self.blocks)
+
+    def step(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], cache: tuple[attention.LayerCache, ...]
+    ) -> tuple[Float[Array, "B T D"], tuple[attention.LayerCache, ...]]:
+        """Hidden states of T more positions of each row, and the cache with them written in.
+
+        Slots are positions. A padded prompt writes slots past its end, which later steps
+        overwrite before anything can see them.
+        """
+        x, new = self._embed(tokens), []
+        for block, layer in zip(self.blocks, cache, strict=True):
+            x, layer = block.step(x, positions, layer)
+            new.append(layer)
+        return self.norm(x), tuple(new)
+
+    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        return jnp.einsum("...d,vd->...v", hidden, self.embed[...].astype(hidden.dtype),
+                          preferred_element_type=jnp.float32)
+
+    def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        return self.embed[...][tokens].astype(self.dtype) / EMBED_STD

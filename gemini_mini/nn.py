@@ -1,0 +1,104 @@
+"""The few layers everything is made of, as plain functions and flax NNX modules used as pytrees.
+
+Weights are float32 and named by their axes; `einsum` casts them to the type of the input.
+A module is only ever built and called: it never changes itself, so `jax.jit` takes it directly.
+Papers: RMSNorm, arXiv 1910.07467; rotary positions, arXiv 2104.09864; gated MLP, arXiv 2002.05202.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from gemini_mini import errors
+
+
+def param(rngs: nnx.Rngs, shape: tuple[int, ...], axes: str, scale: float = 1.0) -> nnx.Param:
+    """A normal weight with standard deviation scale / sqrt(fan in); the last axis is the output.
+
+    `axes` names each axis by its letter ("D F"), which is all that sharding needs to know.
+    """
+    if len(axes.split()) != len(shape):
+        raise ValueError(f"param: needs one letter per axis, got {axes!r} for shape {shape}")
+    std = scale / math.sqrt(math.prod(shape[:-1]))
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes)
+
+
+def constant(shape: tuple[int, ...], axes: str, value: float) -> nnx.Param:
+    """A weight that starts as a constant: norms, biases, gates."""
+    return nnx.Param(jnp.full(shape, value, jnp.float32), axes=axes)
+
+
+def einsum(spec: str, x: Float[Array, "..."], w: nnx.Param) -> Float[Array, "..."]:
+    """`jnp.einsum(spec, x, w)` in the type of `x`."""
+    return jnp.einsum(spec, x, w[...].astype(x.dtype))
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale over the last axis; the mean is float32 whatever the input."""
+
+    def __init__(self, dim: int, axes: str = "D"):
+        self.scale = constant((dim,), axes, 1.0)
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        wide = x.astype(jnp.float32)
+        mean = jnp.mean(wide * wide, axis=-1, keepdims=True)
+        return (wide * jax.lax.rsqrt(mean + 1e-6) * self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+
+
+class MLP(nnx.Module):
+    """Gated MLP: (gelu(x gate) * (x up)) down. The output starts small, at `out_scale`."""
+
+    def __init__(self, width: int, hidden: int, rngs: nnx.Rngs, out_scale: float = 1.0):
+        self.gate = param(rngs, (width, hidden), "D F")
+        self.up = param(rngs, (width, hidden), "D F")
+        self.down = param(rngs, (hidden, width), "F D", out_scale)
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        gate = jax.nn.gelu(einsum("...d,df->...f", x, self.gate))
+        return einsum("...f,fd->...d", gate * einsum("...d,df->...f", x, self.up), self.down)
+
+
+def rope(x: Float[Array, "B T N H"], positions: Int[Array, "B T"], base: float = 10_000.0) -> Float[Array, "B T N H"]:
+    """Rotate each half-pair (i, i + H/2) of `x` by position * base^(-2i/H)."""
+    half = x.shape[-1] // 2
+    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[..., None, None].astype(jnp.float32) * frequency[None, None, None]
+    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    left, right = x[..., :half], x[..., half:]
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+
+
+def _named(module: nnx.Module) -> list[tuple[str, nnx.Param]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(module, is_leaf=lambda x: isinstance(x, nnx.Param))
+    return [(".".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path), leaf)
+            for path, leaf in leaves]
+
+
+def weights(module: nnx.Module) -> dict[str, Array]:
+    """Every weight by its dotted name, such as "blocks.0.mlp.gate"."""
+    return {name: param[...] for name, param in _named(module)}
+
+
+def axes(module: nnx.Module) -> dict[str, str]:
+    """The axis letters of every weight by its dotted name."""
+    return {name: param.get_metadata()["axes"] for name, param in _named(module)}
+
+
+def with_weights(module: nnx.Module, new: dict[str, Array]) -> nnx.Module:
+    """A module like this one with other weights; only the structure of `module` is read.
+
+    Raises: InputError when names or shapes differ.
+    """
+    named = _named(module)
+    if {name for name, _ in named} != set(new):
+        raise errors.InputError(f"weights: names must be those of {type(module).__name__}, but these differ: "
+                                f"{sorted({name for name, _ in named} ^ set(new))[:4]}; use the run's own config")
+    for name, param in named:
+        if param.shape != new[name].shape:
+            raise errors.InputError(f"weights: {name} must have shape {param.shape}, got {new[name].shape}; "
+                                    "use the run's own config")
+    treedef = jax.tree.structure(module)
+    return jax.tree.unflatten(treedef, [new[name] for name, _ in named])

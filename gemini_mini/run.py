@@ -1,0 +1,42 @@
+"""A finished run, ready to sample: the decoder, the tokenizers and their vocabulary.
+
+    RUN/run.json           settings and hashes of what was read
+    RUN/model.safetensors  weights
+    RUN/tokenizers/        text.model, image.safetensors, audio.safetensors
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gemini_mini import config, errors, files, nn, vocab as vocabulary
+from gemini_mini.model import decoder
+from gemini_mini.tokenizers import bundle
+
+
+class Run(NamedTuple):
+    model: decoder.Decoder
+    tokenizers: bundle.Tokenizers
+    settings: dict
+    folder: Path
+
+
+def load(folder: str | Path) -> Run:
+    """Raises: InputError when the folder is no run, is unfinished, or mixes vocabularies."""
+    folder = Path(folder)
+    if not (folder / "run.json").is_file():
+        raise errors.InputError(f"{folder}: is no run folder (it has no run.json); give one that train.py made")
+    if not (folder / "model.safetensors").is_file():
+        raise errors.InputError(f"{folder}: has no finished model; run the training command again to finish it")
+    settings = files.read_json(folder / "run.json")["settings"]
+    tokenizers = bundle.load(*(folder / "tokenizers" / n for n in ("text.model", "image.safetensors", "audio.safetensors")))
+    arrays, meta = files.load_arrays(folder / "model.safetensors")
+    vocabulary.check(meta["vocabulary"], tokenizers.vocab.fingerprint, f"{folder}/tokenizers")
+    model_config = config.from_json(decoder.DecoderConfig, settings["task"]["model"], f"{folder}/run.json")
+    shape = jax.eval_shape(lambda: decoder.Decoder(replace(model_config, vocab_size=tokenizers.vocab.size), nnx.Rngs(0)))
+    model = nn.with_weights(shape, {name: jnp.asarray(a) for name, a in arrays.items()})
+    return Run(model, tokenizers, settings, folder)

@@ -1,0 +1,1 @@
+"""One task for each stage of the work: what the loop trains."""

@@ -1,0 +1,164 @@
+"""Train the image tokenizer on a world's pictures, video frames and digits.
+
+Every step sees whole pictures and small ones (frames, digits) side by side, so the weights never
+learn a size. Only what the world trains on is read; the export drops codes the training pictures
+never use, so that the language model is not asked to learn ids without a meaning.
+Next: ../tokenizers/image.py.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int32, UInt8
+
+from gemini_mini import errors, files, nn
+from gemini_mini.tokenizers import image
+
+EVAL_PICTURES = 1024
+SHEET_PICTURES = 12
+DIGITS_TRAINED = 3 / 4  # the first of them; the world holds out the last fifth
+
+
+class Batch(NamedTuple):
+    """Pictures of two shapes."""
+
+    pictures: UInt8[Array, "B height width 3"]
+    small: UInt8[Array, "B _ _ 3"]
+
+
+class Pictures(NamedTuple):
+    """What a world's folder holds, by use."""
+
+    train: UInt8[np.ndarray, "N height width 3"]
+    valid: UInt8[np.ndarray, "N height width 3"]
+    small: UInt8[np.ndarray, "N _ _ 3"]  # frames of clips and digits, train only
+
+
+@dataclass(frozen=True)
+class TrainImageTokenizer:
+    """`world` is a folder built by data_prep/emoji_world.py."""
+
+    world: str
+    model: image.ImageTokenizerConfig = image.ImageTokenizerConfig()
+    batch_pictures: int = 32
+    batch_small: int = 32
+
+    @cached_property
+    def data(self) -> Pictures:
+        return read_world(self.world)
+
+    def inputs(self) -> dict:
+        return {"world": files.read_json(Path(self.world) / "built.json")["content"]}
+
+    def init(self, rngs: nnx.Rngs) -> image.ImageTokenizer:
+        return image.ImageTokenizer(self.model, rngs)
+
+    def batches(self, steps: int, seed: int) -> Callable[[int], Batch]:
+        data = self.data
+
+        def batch(step: int) -> Batch:
+            rng = np.random.default_rng((seed, step))
+            return Batch(data.train[rng.integers(0, len(data.train), self.batch_pictures)],
+                         data.small[rng.integers(0, len(data.small), self.batch_small)])
+
+        return batch
+
+    def loss(self, module: image.ImageTokenizer, batch: Batch, key) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        return module.loss([pixels.astype(jnp.float32) / 255 for pixels in batch], key)
+
+    def evals(self, module: image.ImageTokenizer) -> dict[str, float | np.ndarray]:
+        """Sharpness of each set; how evenly codes are used; whether pictures are recognised; a sheet to look at."""
+        train, valid = self.data.train[:EVAL_PICTURES], self.data.valid[:EVAL_PICTURES]
+        codes = image.encode_many(module, train)
+        drawn = image.decode_many(module, codes)
+        unseen = _again(module, valid)
+        figures = {"train/psnr": psnr(train, drawn), "valid/psnr": psnr(valid, unseen),
+                   "small/psnr": psnr(self.data.small[:EVAL_PICTURES], _again(module, self.data.small[:EVAL_PICTURES]))}
+        counts = self._counts(module)
+        figures |= {"codes/used": float(np.mean(counts > 0)), "codes/perplexity": 2 ** entropy_bits(counts),
+                    "codes/bits": entropy_bits(np.bincount(codes.ravel())),
+                    "codes/bits_after_left": conditional_bits(codes[:, :, :-1], codes[:, :, 1:]),
+                    "codes/bits_after_above": conditional_bits(codes[:, :-1], codes[:, 1:]),
+                    "train/recognised": recognised(train, drawn)}
+        both = [(valid, unseen), (train, drawn)]
+        rows = [np.concatenate(list(p[:SHEET_PICTURES]), axis=1) for pair in both for p in pair if len(p) >= SHEET_PICTURES]
+        if rows:
+            figures["original_and_decoded"] = np.concatenate(rows)
+        return figures
+
+    def export(self, module: image.ImageTokenizer, folder: Path) -> None:
+        """Write image.safetensors, with the codes the training pictures use."""
+        used = np.flatnonzero(self._counts(module))
+        image.save(image.keep_codes(module, np.union1d(0, used)), folder / "image.safetensors")
+
+    @property
+    def batch_tokens(self) -> int:
+        """Patches in a batch."""
+        pixels = self.batch_pictures * self.data.train[0, ..., 0].size + self.batch_small * self.data.small[0, ..., 0].size
+        return pixels // self.model.patch**2
+
+    @property
+    def batch_flops(self) -> int:
+        shapes = nn.weights(jax.eval_shape(lambda: self.init(nnx.Rngs(0))))
+        return 6 * self.batch_tokens * sum(weight.size for weight in shapes.values())
+
+    def _counts(self, module: image.ImageTokenizer) -> np.ndarray:
+        """How often each code occurs on everything that is trained on."""
+        codes = [image.encode_many(module, pixels).ravel() for pixels in (self.data.train, self.data.small)]
+        return np.bincount(np.concatenate(codes), minlength=module.config.num_codes)
+
+
+def read_world(folder: str | Path) -> Pictures:
+    """Raises: InputError when the folder is no finished world."""
+    folder = Path(folder)
+    if not (folder / "built.json").is_file():
+        raise errors.InputError(f"{folder}: holds no finished world; "
+                                f"run: python -m data_prep.emoji_world --size demo --out {folder}")
+    splits = np.array([item["split"] for item in files.read_json(folder / "pictures" / "items.json")])
+    filmed = np.array([split for *_, split in files.read_json(folder / "video" / "shots.json")])
+    pictures = np.load(folder / "pictures" / "pictures.npy")
+    frames = np.load(folder / "video" / "frames.npy")[filmed == "train"]
+    digits = np.load(folder / "digits" / "pictures.npy")
+    small = [frames.reshape(-1, *frames.shape[2:])]
+    if len(digits):
+        if digits.shape[1:] != small[0].shape[1:]:
+            raise errors.InputError(f"{folder}: digits and frames must have one shape to share a batch, got "
+                                    f"{digits.shape[1:]} and {small[0].shape[1:]}; build the world with equal sizes")
+        small.append(digits[: int(DIGITS_TRAINED * len(digits))])
+    return Pictures(pictures[splits == "train"], pictures[splits == "valid"], np.concatenate(small))
+
+
+def psnr(pictures: UInt8[np.ndarray, "..."], drawn: UInt8[np.ndarray, "..."]) -> float:
+    """10 log10(255² / mean squared error), one error over all pictures."""
+    error = np.mean((pictures.astype(np.float64) - drawn) ** 2)
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+def entropy_bits(counts: np.ndarray) -> float:
+    """Entropy of the distribution behind some counts."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def conditional_bits(given: Int32[np.ndarray, "..."], codes: Int32[np.ndarray, "..."]) -> float:
+    """What a code still says once its neighbour is known, in bits: how hard it is to predict."""
+    pairs = np.unique(np.stack([given.ravel(), codes.ravel()]), axis=1, return_counts=True)[1]
+    return entropy_bits(pairs) - entropy_bits(np.bincount(given.ravel()))
+
+
+def recognised(pictures: UInt8[np.ndarray, "N height width 3"], drawn: UInt8[np.ndarray, "N height width 3"]) -> float:
+    """How many drawings are nearer to their own picture than to any other, by pixels."""
+    wanted, got = (p.reshape(len(p), -1).astype(np.float32) / 255 for p in (pictures, drawn))
+    distances = np.sum(wanted**2, axis=1)[None] - 2 * got @ wanted.T
+    return float(np.mean(np.argmin(distances, axis=1) == np.arange(len(got))))
+
+
+def _again(module: image.ImageTokenizer, pictures: np.ndarray) -> np.ndarray:
+    return image.decode_many(module, image.encode_many(module, pictures))

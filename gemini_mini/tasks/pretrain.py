@@ -1,0 +1,95 @@
+"""Pretraining: next-token prediction over rows of all modalities, through the staged mixture.
+
+Facts: staged mixture with the weight of relevant data raised near the end (Gemini report,
+section 4); everything trained jointly from the start (section 2).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from gemini_mini import errors, files, nn
+from gemini_mini.data import loader, mixture, packing, rows
+from gemini_mini.model import decoder
+from gemini_mini.tokenizers import bundle
+from gemini_mini.train import loss
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """`rows` holds train/ and valid/, packed by data_prep/pack.py with these tokenizers."""
+
+    rows: str
+    text_tokenizer: str
+    image_tokenizer: str
+    audio_tokenizer: str
+    stages: tuple[mixture.Stage, ...]
+    model: decoder.DecoderConfig = decoder.DecoderConfig()
+    batch_rows: int = 8
+    loss_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)  # control, text, image, audio
+
+    @cached_property
+    def tokenizers(self) -> bundle.Tokenizers:
+        return bundle.load(self.text_tokenizer, self.image_tokenizer, self.audio_tokenizer)
+
+    @cached_property
+    def train_rows(self) -> rows.Rows:
+        stored = rows.load(Path(self.rows) / "train", self.tokenizers.vocab.fingerprint)
+        if stored.row_tokens > self.model.context_tokens:
+            raise errors.InputError(f"{self.rows}: rows of {stored.row_tokens} ids exceed model.context_tokens = "
+                                    f"{self.model.context_tokens}; raise it or pack shorter rows")
+        return stored
+
+    def inputs(self) -> dict:
+        return {"rows": files.built_key(self.rows), "vocabulary": self.tokenizers.vocab.fingerprint}
+
+    def init(self, rngs: nnx.Rngs) -> decoder.Decoder:
+        return decoder.Decoder(replace(self.model, vocab_size=self.tokenizers.vocab.size), rngs)
+
+    def batches(self, steps: int, seed: int) -> Callable[[int], packing.Batch]:
+        return loader.Loader(self.train_rows, self.stages, self.batch_rows, steps, seed).batch
+
+    def loss(self, module: decoder.Decoder, batch: packing.Batch, key) -> tuple[jax.Array, dict[str, jax.Array]]:
+        hidden = module(batch.tokens, batch.positions, batch.segments)
+        return loss.next_token(module.logits(hidden), batch.targets, batch.weights, self.tokenizers.vocab,
+                               self.loss_weights)
+
+    def evals(self, module: decoder.Decoder) -> dict[str, float]:
+        """Validation loss of each source and modality in nats per token."""
+        valid = rows.load(Path(self.rows) / "valid", self.tokenizers.vocab.fingerprint)
+        measure = jax.jit(lambda weights, batch: self.loss(nn.with_weights(module, weights), batch, None)[1])
+        weights, figures = nn.weights(module), {}
+        for source, stored in valid.sources.items():
+            # Whole batches of one shape, the last filled with padding, so that one program serves all.
+            totals: dict[str, list[np.ndarray]] = {}
+            for start in range(0, min(len(stored), 4 * self.batch_rows), self.batch_rows):
+                tokens = np.zeros((self.batch_rows, stored.shape[1]), np.int32)
+                part = stored[start : start + self.batch_rows]
+                tokens[: len(part)] = part
+                for name, value in measure(weights, packing.batch_of(tokens)).items():
+                    totals.setdefault(name, []).append(value)
+            figures |= {f"valid/{source}/{name}": float(jnp.mean(jnp.stack(v))) for name, v in totals.items()}
+        return figures
+
+    def export(self, module: decoder.Decoder, folder: Path) -> None:
+        """All that the sampler needs: weights, their vocabulary, and the three tokenizers."""
+        names = ("text.model", "image.safetensors", "audio.safetensors")
+        for name, path in zip(names, (self.text_tokenizer, self.image_tokenizer, self.audio_tokenizer), strict=True):
+            files.write_bytes(folder / "tokenizers" / name, Path(path).read_bytes())
+        arrays = {name: np.asarray(w) for name, w in nn.weights(module).items()}
+        files.save_arrays(folder / "model.safetensors", arrays, {"vocabulary": self.tokenizers.vocab.fingerprint})
+
+    @property
+    def batch_tokens(self) -> int:
+        return self.batch_rows * self.train_rows.row_tokens
+
+    @property
+    def batch_flops(self) -> int:
+        config = replace(self.model, vocab_size=self.tokenizers.vocab.size)
+        return self.batch_tokens * config.flops_per_token(self.train_rows.row_tokens)

@@ -1,0 +1,93 @@
+"""The three tokenizers as one: documents to encoded parts and back.
+
+    folder/text.model  folder/image.safetensors  folder/audio.safetensors
+
+A picture or clip that comes again (by content) is encoded once.
+Next: ../stream.py (encoded parts to ids), ../data/packing.py.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gemini_mini import errors, files, stream, vocab as vocabulary
+from gemini_mini.tokenizers import audio, image, text
+
+
+class Tokenizers(NamedTuple):
+    text: text.TextTokenizer
+    image: image.ImageTokenizer
+    audio: audio.AudioTokenizer
+    vocab: vocabulary.Vocab
+
+    def encode_documents(self, documents: list[stream.Document]) -> list[list[stream.EncodedPart]]:
+        """Encode many documents, each distinct picture and sound once and in batches."""
+        grids = self._grids([p for d in documents for p in d])
+        sounds: dict[str, stream.Sound] = {}
+
+        def encode(part: stream.Part) -> stream.EncodedPart:
+            match part:
+                case stream.Role():
+                    return part
+                case stream.Text(string):
+                    return stream.Pieces(self.text.encode(string))
+                case stream.Image(pixels):
+                    return grids[_key(pixels)]
+                case stream.Video(frames, seconds):
+                    return stream.Clip([self.text.encode(_clock(s)) for s in seconds], [grids[_key(f)] for f in frames])
+                case stream.Audio(samples):
+                    key = _key(samples)
+                    if key not in sounds:
+                        sounds[key] = stream.Sound(audio.encode_clip(self.audio, samples))
+                    return sounds[key]
+            raise TypeError(f"encode: not a part: {type(part).__name__}")
+
+        return [[encode(part) for part in document] for document in documents]
+
+    def decode_parts(self, parts: list[stream.EncodedPart]) -> stream.Document:
+        """Text and pictures back from codes; sounds and clips have no decoder here and are left out."""
+        document: stream.Document = []
+        for part in parts:
+            match part:
+                case stream.Role():
+                    document.append(part)
+                case stream.Pieces(ids):
+                    document.append(stream.Text(self.text.decode(ids)))
+                case stream.Grid(codes):
+                    pixels = np.asarray(self.image.decode(codes[None]))[0]
+                    document.append(stream.Image((pixels * 255 + 0.5).clip(0, 255).astype(np.uint8)))
+        return document
+
+    def _grids(self, parts: list[stream.Part]) -> dict[str, stream.Grid]:
+        pictures = [p.pixels for p in parts if isinstance(p, stream.Image)]
+        pictures += [frame for p in parts if isinstance(p, stream.Video) for frame in p.frames]
+        distinct = {_key(p): p for p in pictures}
+        by_shape: dict[tuple[int, ...], list[str]] = {}
+        for key, pixels in distinct.items():
+            by_shape.setdefault(pixels.shape, []).append(key)
+        grids = {}
+        for keys in by_shape.values():
+            codes = image.encode_many(self.image, np.stack([distinct[k] for k in keys]))
+            grids.update({k: stream.Grid(c) for k, c in zip(keys, codes, strict=True)})
+        return grids
+
+
+def load(text_path: Path, image_path: Path, audio_path: Path) -> Tokenizers:
+    """Raises: InputError when a file is missing or damaged."""
+    for path in (text_path, image_path, audio_path):
+        if not Path(path).is_file():
+            raise errors.InputError(f"{path}: no such tokenizer; train it first (README, the steps of `make demo`)")
+    texts = text.TextTokenizer(Path(text_path).read_bytes())
+    images, sounds = image.load(image_path), audio.load(audio_path)
+    digest = files.hash_bytes(*(Path(p).read_bytes() for p in (text_path, image_path, audio_path)))
+    vocab = vocabulary.Vocab(texts.num_pieces, images.config.num_codes, sounds.config.num_codes, digest)
+    return Tokenizers(texts, images, sounds, vocab)
+
+
+def _key(array: np.ndarray) -> str:
+    return files.hash_bytes(repr(array.shape).encode(), array.tobytes())
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60:02d}:{int(seconds) % 60:02d}"

@@ -1,0 +1,97 @@
+"""A small Conformer: attention looks everywhere, convolution looks nearby, each between half MLPs.
+
+    x + MLP/2 -> + attention -> + convolution -> + MLP/2 -> norm
+
+Convolutions are sums of shifted copies: XLA's own are several times slower on a CPU. Frames
+beyond the end of a clip are zeroed before anything looks sideways, so padding changes nothing.
+Paper: Gulati et al. 2020, arXiv 2005.08100. We use RMSNorm for layer and batch norm, rotary
+positions for relative ones, and gated MLPs.
+Next: audio.py, which turns the output into codes.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from gemini_mini import nn
+
+
+def neighbours(x: Float[Array, "B A D"], size: int) -> list[Float[Array, "B A D"]]:
+    """`size` copies of `x`, shifted so that copy i holds frame t + i - size // 2 at t; zeros outside."""
+    left = size // 2
+    padded = jnp.pad(x, ((0, 0), (left, size - 1 - left), (0, 0)))
+    return [padded[:, i : i + x.shape[1]] for i in range(size)]
+
+
+class Subsample(nnx.Module):
+    """Halve the frame rate: a convolution over four frames with stride two."""
+
+    def __init__(self, inputs: int, width: int, rngs: nnx.Rngs):
+        self.weight = nn.param(rngs, (4 * inputs, width), "M D")
+        self.norm = nn.RMSNorm(width)
+
+    def __call__(self, x: Float[Array, "B frames M"]) -> Float[Array, "B half D"]:
+        pairs = x.reshape(x.shape[0], x.shape[1] // 2, 2 * x.shape[2])
+        following = jnp.pad(pairs[:, 1:], ((0, 0), (0, 1), (0, 0)))
+        return self.norm(jax.nn.gelu(nn.einsum("btm,md->btd", jnp.concatenate([pairs, following], -1), self.weight)))
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention over the valid frames of a clip."""
+
+    def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
+        shape = (width, heads, width // heads)
+        self.norm = nn.RMSNorm(width)
+        self.query = nn.param(rngs, shape, "D N H", heads**0.5)  # the fan in is D alone
+        self.key = nn.param(rngs, shape, "D N H", heads**0.5)
+        self.value = nn.param(rngs, shape, "D N H", heads**0.5)
+        self.out = nn.param(rngs, (heads, width // heads, width), "N H D")
+
+    def __call__(self, x: Float[Array, "B A D"], valid: Bool[Array, "B A"]) -> Float[Array, "B A D"]:
+        x = self.norm(x)
+        positions = jnp.broadcast_to(jnp.arange(x.shape[1])[None], x.shape[:2])
+        q = nn.rope(nn.einsum("bad,dnh->banh", x, self.query), positions)
+        k = nn.rope(nn.einsum("bad,dnh->banh", x, self.key), positions)
+        v = nn.einsum("bad,dnh->banh", x, self.value)
+        scores = jnp.einsum("banh,bcnh->bnac", q, k) * q.shape[-1] ** -0.5
+        weights = jax.nn.softmax(jnp.where(valid[:, None, None], scores, -1e9), axis=-1)
+        return nn.einsum("banh,nhd->bad", jnp.einsum("bnac,bcnh->banh", weights, v), self.out)
+
+
+class Convolution(nnx.Module):
+    """Gate, look at `kernel` neighbouring frames per channel, mix the channels."""
+
+    def __init__(self, width: int, kernel: int, rngs: nnx.Rngs):
+        self.norm = nn.RMSNorm(width)
+        self.gate = nn.param(rngs, (width, width), "D D")
+        self.up = nn.param(rngs, (width, width), "D D")
+        self.depthwise = nn.param(rngs, (kernel, width), "A D")
+        self.inner_norm = nn.RMSNorm(width)
+        self.down = nn.param(rngs, (width, width), "D D")
+
+    def __call__(self, x: Float[Array, "B A D"], valid: Bool[Array, "B A"]) -> Float[Array, "B A D"]:
+        x = self.norm(x)
+        x = nn.einsum("bad,de->bae", x, self.up) * jax.nn.sigmoid(nn.einsum("bad,de->bae", x, self.gate))
+        weight = self.depthwise[...]
+        shifted = neighbours(x * valid[..., None], weight.shape[0])
+        x = sum(copy * weight[i][None, None] for i, copy in enumerate(shifted))
+        return nn.einsum("bad,de->bae", jax.nn.silu(self.inner_norm(x)), self.down)
+
+
+class Block(nnx.Module):
+    """One Conformer block."""
+
+    def __init__(self, width: int, heads: int, kernel: int, hidden: int, rngs: nnx.Rngs):
+        self.norm_before, self.before = nn.RMSNorm(width), nn.MLP(width, hidden, rngs)
+        self.attention = Attention(width, heads, rngs)
+        self.convolution = Convolution(width, kernel, rngs)
+        self.norm_after, self.after = nn.RMSNorm(width), nn.MLP(width, hidden, rngs)
+        self.norm = nn.RMSNorm(width)
+
+    def __call__(self, x: Float[Array, "B A D"], valid: Bool[Array, "B A"]) -> Float[Array, "B A D"]:
+        x = x + 0.5 * self.before(self.norm_before(x))
+        x = x + self.attention(x, valid)
+        x = x + self.convolution(x, valid)
+        x = x + 0.5 * self.after(self.norm_after(x))
+        return self.norm(x)

@@ -1,0 +1,243 @@
+"""Image tokenizer: pictures -> a grid of codes -> pictures, by vector quantisation.
+
+    pixels ─patches─▶ MLPs ─▶ z ─nearest code─▶ ids ─▶ code vectors ─▶ blocks that mix neighbours ─▶ pixels
+
+White is zero. Pixels enter as darkness (1 - value), no layer has a bias, and code 0 is the zero
+vector. So a white patch is always code 0, and the zeros that a block sees beyond the border are
+the white page around the picture: no size, position or border is known to the weights. Any
+multiple of the patch works, and a picture on a larger white canvas keeps its codes and its pixels.
+
+A code depends on its own patch alone; only the decoder looks at neighbours. The same patch is the
+same code wherever it stands, which is what a language model can learn to predict.
+
+The codebook learns by gradient alone, from both sides: each patch pulls its nearest code (to the
+mean of its cell), and each code is pulled to its nearest patch, so that none stays where no patch
+ever comes. A dead code would cost the language model and draw nothing.
+Papers: VQ-VAE, arXiv 1711.00937; shifted channels in place of convolutions, arXiv 2201.10801.
+What differs: the pull from both sides (a Chamfer distance), the zero code, no encoder context.
+Next: ../tasks/image_tokenizer.py, which trains it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray, UInt8
+
+from gemini_mini import errors, files, nn
+
+NEIGHBOURS = tuple((y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1))
+ENCODE_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTokenizerConfig:
+    patch: int = 4
+    num_codes: int = 512
+    code_dim: int = 8
+    width: int = 128
+    hidden: int = 256
+    encoder_layers: int = 2
+    decoder_layers: int = 4
+    shifted: int = 8  # channels a block of the decoder takes from each of the eight neighbours
+    codebook_lr: float = 10.0  # the codebook is stored divided by it, which multiplies its learning rate
+    commitment: float = 0.025  # pull of z to its code
+    attraction: float = 0.1  # pull of the codebook to the patches, from both sides
+
+    def __post_init__(self):
+        if min(self.patch, self.code_dim, self.width, self.hidden, self.decoder_layers) < 1 or self.num_codes < 2:
+            raise errors.InputError(f"image tokenizer: sizes must be at least 1 and num_codes at least 2, got {self}")
+        if self.width <= self.shifted * len(NEIGHBOURS):
+            raise errors.InputError(f"image tokenizer: width must exceed 8 * shifted so that channels of the patch "
+                                    f"itself remain, got width {self.width} and shifted {self.shifted}")
+
+
+class Block(nnx.Module):
+    """x + MLP(normalise(x)); with `shifted` channels the MLP also sees the eight neighbours."""
+
+    def __init__(self, config: ImageTokenizerConfig, rngs: nnx.Rngs, shifted: int):
+        self.shifted = shifted
+        self.up = nn.param(rngs, (config.width, config.hidden), "D F")
+        self.down = nn.param(rngs, (config.hidden, config.width), "F D", 0.5)
+
+    def __call__(self, x: Float[Array, "B Y X D"]) -> Float[Array, "B Y X D"]:
+        hidden = normalise(look_around(x, self.shifted) if self.shifted else x)
+        hidden = jax.nn.gelu(nn.einsum("byxd,df->byxf", hidden, self.up))
+        return x + nn.einsum("byxf,fd->byxd", hidden, self.down)
+
+
+class ImageTokenizer(nnx.Module):
+    """Encoder, codebook and decoder."""
+
+    def __init__(self, config: ImageTokenizerConfig, rngs: nnx.Rngs):
+        self.config = config
+        values = 3 * config.patch**2
+        self.embed = nn.param(rngs, (values, config.width), "P D")
+        self.encoder = nnx.List([Block(config, rngs, 0) for _ in range(config.encoder_layers)])
+        self.to_code = nn.param(rngs, (config.width, config.code_dim), "D Z")
+        unit = config.num_codes**0.5  # undoes the fan-in: a codebook is looked up, not summed over
+        self.codebook = nn.param(rngs, (config.num_codes, config.code_dim), "V Z", unit / config.codebook_lr)
+        self.from_code = nn.param(rngs, (config.code_dim, config.width), "Z D")
+        self.decoder = nnx.List([Block(config, rngs, config.shifted) for _ in range(config.decoder_layers)])
+        self.to_pixels = nn.param(rngs, (config.width, values), "D P", 0.5)
+
+    def encode(self, pixels: Float[Array, "B height width 3"]) -> Int32[Array, "B Y X"]:
+        """The code of every patch; pixels in [0, 1].
+
+        Raises: InputError when a side is not a multiple of the patch.
+        """
+        latents = self._latents(pixels)
+        codes, _ = nearest(latents.reshape(-1, self.config.code_dim), self.code_vectors())
+        return codes.reshape(latents.shape[:-1])
+
+    def decode(self, codes: Int[Array | np.ndarray, "B Y X"]) -> Float[Array, "B height width 3"]:
+        """Pixels in [0, 1] of a grid of codes."""
+        return jnp.clip(self._draw(self.code_vectors()[codes]), 0.0, 1.0)
+
+    def loss(
+        self, batches: Sequence[Float[Array, "_ _ _ 3"]], key: PRNGKeyArray | None
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Squared error of the pixels, plus what ties patches and codes together; `key` is not used.
+
+        `batches` are pictures in [0, 1] of one shape each: every patch and every pixel counts alike.
+        """
+        stop = jax.lax.stop_gradient
+        grids = [self._latents(pixels) for pixels in batches]
+        latents = jnp.concatenate([grid.reshape(-1, self.config.code_dim) for grid in grids])
+        book = self.code_vectors()
+        codes, closest = nearest(stop(latents), stop(book))
+        quantised = book[codes]
+        # The decoder sees codes; the encoder gets its gradient as if nothing had been rounded.
+        rounded = jnp.split(latents + stop(quantised - latents), np.cumsum([grid[..., 0].size for grid in grids])[:-1])
+        drawn = [self._draw(flat.reshape(grid.shape)) for flat, grid in zip(rounded, grids, strict=True)]
+        squares = sum(jnp.sum((a - b) ** 2) for a, b in zip(drawn, batches, strict=True))
+        error = squares / sum(pixels.size for pixels in batches)
+        commitment = mean_square(latents - stop(quantised))
+        attraction = mean_square(quantised - stop(latents)) + mean_square(book - stop(latents)[closest])
+        total = error + self.config.commitment * commitment + self.config.attraction * attraction
+        return total, {"psnr": -10 * jnp.log10(error), "commitment": commitment, "attraction": attraction}
+
+    def code_vectors(self) -> Float[Array, "V Z"]:
+        """The codebook; code 0 is the zero vector, white."""
+        return (self.codebook[...] * self.config.codebook_lr).at[0].set(0.0)
+
+    def _latents(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B Y X Z"]:
+        x = nn.einsum("byxp,pd->byxd", to_patches(2 * (1 - pixels), self.config.patch), self.embed)
+        for block in self.encoder:
+            x = block(x)
+        return nn.einsum("byxd,dz->byxz", x, self.to_code)
+
+    def _draw(self, vectors: Float[Array, "B Y X Z"]) -> Float[Array, "B height width 3"]:
+        x = nn.einsum("byxz,zd->byxd", vectors, self.from_code)
+        for block in self.decoder:
+            x = block(x)
+        return 1 - from_patches(nn.einsum("byxd,dp->byxp", x, self.to_pixels), self.config.patch) / 2
+
+
+def to_patches(pixels: Float[Array, "B height width C"], patch: int) -> Float[Array, "B Y X P"]:
+    """Cut into squares of `patch` pixels, each flattened.
+
+    Raises: InputError when a side is not a multiple of the patch.
+    """
+    rows, height, width, channels = pixels.shape
+    if height % patch or width % patch or not height or not width:
+        raise errors.InputError(f"image tokenizer: both sides of a picture must be multiples of its patch of {patch} "
+                                f"pixels, got {height}×{width}; resize it (image_io.read_image does)")
+    grid = pixels.reshape(rows, height // patch, patch, width // patch, patch, channels)
+    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(rows, height // patch, width // patch, -1)
+
+
+def from_patches(patches: Float[Array, "B Y X P"], patch: int) -> Float[Array, "B height width C"]:
+    """The inverse of `to_patches`."""
+    rows, height, width, _ = patches.shape
+    grid = patches.reshape(rows, height, width, patch, patch, -1).transpose(0, 1, 3, 2, 4, 5)
+    return grid.reshape(rows, height * patch, width * patch, -1)
+
+
+def look_around(x: Float[Array, "B Y X D"], channels: int) -> Float[Array, "B Y X D"]:
+    """Replace the last 8 * `channels` channels by those of the eight neighbours, `channels` from each.
+
+    Beyond the border there is zero. A convolution's reach for the price of a copy.
+    """
+    height, width, own = x.shape[1], x.shape[2], x.shape[3] - len(NEIGHBOURS) * channels
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    parts = [x[..., :own]]
+    for n, (down, right) in enumerate(NEIGHBOURS):
+        first = own + n * channels
+        parts.append(padded[:, down : down + height, right : right + width, first : first + channels])
+    return jnp.concatenate(parts, axis=-1)
+
+
+def normalise(x: Float[Array, "B Y X D"]) -> Float[Array, "B Y X D"]:
+    """x / rms(x), except that what is nearly zero (nearly white) stays so."""
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-3)
+
+
+def mean_square(x: Float[Array, "... Z"]) -> Float[Array, ""]:
+    """Mean squared length of vectors."""
+    return jnp.mean(jnp.sum(x * x, axis=-1))
+
+
+def nearest(latents: Float[Array, "B Z"], book: Float[Array, "V Z"]) -> tuple[Int32[Array, "B"], Int32[Array, "V"]]:
+    """For each latent its nearest code, for each code its nearest latent."""
+    squares = jnp.sum(latents**2, axis=1)[:, None] - 2 * latents @ book.T + jnp.sum(book**2, axis=1)[None]
+    return jnp.argmin(squares, axis=1).astype(jnp.int32), jnp.argmin(squares, axis=0).astype(jnp.int32)
+
+
+@jax.jit
+def _encode(tokenizer: ImageTokenizer, pixels: UInt8[Array, "B height width 3"]) -> Int32[Array, "B Y X"]:
+    return tokenizer.encode(pixels.astype(jnp.float32) / 255)
+
+
+@jax.jit
+def _decode(tokenizer: ImageTokenizer, codes: Int32[Array, "B Y X"]) -> UInt8[Array, "B height width 3"]:
+    return jnp.round(tokenizer.decode(codes) * 255).astype(jnp.uint8)
+
+
+def encode_many(tokenizer: ImageTokenizer, pictures: UInt8[np.ndarray, "N height width 3"]) -> Int32[np.ndarray, "N Y X"]:
+    """Codes of pictures of one shape, in batches of one compiled size."""
+    return _in_batches(lambda batch: _encode(tokenizer, batch), pictures)
+
+
+def decode_many(tokenizer: ImageTokenizer, codes: Int32[np.ndarray, "N Y X"]) -> UInt8[np.ndarray, "N height width 3"]:
+    """Pictures of grids of one shape, in batches of one compiled size."""
+    return _in_batches(lambda batch: _decode(tokenizer, batch), codes)
+
+
+def _in_batches(function: Callable, rows: np.ndarray) -> np.ndarray:
+    size = min(ENCODE_BATCH, 1 << (len(rows) - 1).bit_length())  # few sizes, so few compilations
+    parts = []
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        full = np.concatenate([part, np.zeros((size - len(part), *rows.shape[1:]), rows.dtype)])
+        parts.append(np.asarray(function(full))[: len(part)])
+    return np.concatenate(parts)
+
+
+def keep_codes(tokenizer: ImageTokenizer, used: Int[np.ndarray, "K"]) -> ImageTokenizer:
+    """A tokenizer with the codes `used` alone (code 0, white, must be the first of them)."""
+    config = dataclasses.replace(tokenizer.config, num_codes=len(used))
+    small = ImageTokenizer(config, nnx.Rngs(0))
+    return nn.with_weights(small, nn.weights(tokenizer) | {"codebook": tokenizer.codebook[...][used]})
+
+
+def save(tokenizer: ImageTokenizer, path: str | Path) -> None:
+    """Write weights and config, all that `load` needs."""
+    arrays = {name: np.asarray(array) for name, array in nn.weights(tokenizer).items()}
+    files.save_arrays(path, arrays, {"config": json.dumps(dataclasses.asdict(tokenizer.config))})
+
+
+def load(path: str | Path) -> ImageTokenizer:
+    """Read what `save` wrote. Raises: InputError when it is missing, damaged or of another shape."""
+    arrays, meta = files.load_arrays(path)
+    try:
+        config = ImageTokenizerConfig(**json.loads(meta["config"]))
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise errors.InputError(f"{path}: is no image tokenizer of this version ({error}); train it again") from None
+    shape = jax.eval_shape(lambda: ImageTokenizer(config, nnx.Rngs(0)))
+    return nn.with_weights(shape, {name: jnp.asarray(array) for name, array in arrays.items()})

@@ -1,0 +1,201 @@
+"""Pictures and clips on disk <-> uint8 RGB arrays whose sides are multiples of a patch.
+
+Whatever the file holds (any format Pillow reads, palette, CMYK, 16 bits, alpha, a camera's
+rotation flag) becomes what a person sees on a white page. Files are the user's: their size is
+checked from the header before anything is decoded, and a bad one is an `InputError`.
+Video is a few equally spaced frames (Gemini report, arXiv 2312.11805, section 5.2.2).
+Next: image.py, which turns the pixels into codes.
+"""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps
+
+from gemini_mini import errors, files
+
+MAX_PIXELS = 40_000_000  # 40 megapixels: 160 MB once decoded
+FOLDER_FRAME_S = 1.0  # pictures in a folder carry no times: one a second
+STILL_GIF_FRAME_S = 0.1  # what browsers show for a frame that claims to last 0 s
+
+
+def read_image(path: str | Path, multiple: int = 4, size: int = 32) -> UInt8[np.ndarray, "height width 3"]:
+    """Read a picture; its longer side becomes `size`, both sides multiples of `multiple`.
+
+    The aspect is kept as near as that allows, with at least one patch on the shorter side. Of an
+    animation this is the first frame.
+
+    Raises: InputError if the file is missing, damaged, no picture, empty or over MAX_PIXELS.
+    """
+    image = _open(path)
+    return _pixels(path, image, _target(image, multiple, size))
+
+
+def read_video(
+    path: str | Path, num_frames: int = 6, size: int = 16, multiple: int = 4
+) -> tuple[UInt8[np.ndarray, "frames height width 3"], Float[np.ndarray, "frames"]]:
+    """Read equally spaced frames, first and last included, and the second each one starts at.
+
+    `path` is an animation (GIF, WebP, PNG) or a folder of pictures in the order of their names,
+    taken as one a second. A clip shorter than `num_frames` gives all its frames. All frames get
+    the shape `read_image` would give the first.
+
+    Raises: InputError as `read_image`, and when a folder has no pictures or of unequal sizes.
+    """
+    path = Path(path)
+    if path.is_dir():
+        frames, starts_s = _folder_frames(path, num_frames, size, multiple)
+    else:
+        frames, starts_s = _animation_frames(path, num_frames, size, multiple)
+    return np.stack(frames), np.asarray(starts_s, np.float32)
+
+
+def write_png(path: str | Path, pixels: UInt8[np.ndarray, "height width 3"]) -> None:
+    """Write a picture as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    files.write_bytes(path, buffer.getvalue())
+
+
+def equally_spaced(num_frames: int, total: int) -> list[int]:
+    """Which of `total` frames to take: i (total - 1) / (num_frames - 1), halves rounded up.
+
+    All of them when there are no more than `num_frames`; the middle one when asked for one.
+    """
+    if num_frames < 1 or total < 1:
+        raise ValueError(f"equally_spaced: needs at least 1 frame, got {num_frames} of {total}")
+    if total <= num_frames:
+        return list(range(total))
+    if num_frames == 1:
+        return [(total - 1) // 2]
+    gaps = num_frames - 1
+    return [(2 * i * (total - 1) + gaps) // (2 * gaps) for i in range(num_frames)]
+
+
+def _open(path: str | Path) -> Image.Image:
+    """Open the file and check its header; no pixel is decoded yet."""
+    if not Path(path).is_file():
+        raise errors.InputError(f"{path}: no such picture file; check the path")
+    try:
+        with warnings.catch_warnings():  # Pillow's own limit is higher and only warns
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise errors.InputError(f"{path}: {error}; at most {MAX_PIXELS / 1e6:.0f} megapixels are read, "
+                                "scale the picture down first") from None
+    except Exception as error:  # damaged headers make Pillow's plug-ins raise almost anything
+        raise errors.InputError(f"{path}: must be a picture (PNG, JPEG, WebP, GIF, ...), but it cannot be "
+                                f"read as one ({error}); convert it or choose another file") from None
+    width, height = image.size
+    if width == 0 or height == 0:
+        raise errors.InputError(f"{path}: has no pixels ({width}×{height}); choose another file")
+    if width * height > MAX_PIXELS:
+        raise errors.InputError(
+            f"{path}: has {width}×{height} = {width * height / 1e6:.0f} megapixels, at most "
+            f"{MAX_PIXELS / 1e6:.0f} are read; scale the picture down first")
+    return image
+
+
+def _target(image: Image.Image, multiple: int, size: int) -> tuple[int, int]:
+    """(width, height) to resize to."""
+    if size < multiple or size % multiple:
+        raise errors.InputError(f"size of a picture: must be a multiple of the patch of {multiple} pixels, "
+                                f"got {size}; choose for example {max(1, round(size / multiple)) * multiple}")
+    width, height = image.size
+    if _exif_swaps_sides(image):
+        width, height = height, width
+    patches = [max(1, round(size * side / max(width, height) / multiple)) for side in (width, height)]
+    return patches[0] * multiple, patches[1] * multiple
+
+
+def _exif_swaps_sides(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(0x0112, 1) >= 5  # orientation 5 to 8: on its side
+    except Exception:  # a damaged EXIF block is no reason to refuse the pixels
+        return False
+
+
+def _pixels(path: str | Path, image: Image.Image, target: tuple[int, int]) -> np.ndarray:
+    """Decode the current frame as RGB on white at the `target` size."""
+    try:
+        image.load()
+    except Exception as error:  # as above: decoders raise almost anything on damaged bytes
+        raise errors.InputError(f"{path}: is damaged or cut short ({error}); "
+                                "download or export it again") from None
+    if _exif_swaps_sides(image) or image.getexif().get(0x0112, 1) > 1:
+        image = ImageOps.exif_transpose(image)
+    image = _on_white(image)
+    if image.size != target:
+        # Hamming is as sharp as bicubic when shrinking and does not ring around line art.
+        image = image.resize(target, Image.Resampling.HAMMING)
+    return np.asarray(image, np.uint8)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """RGB as seen on a white page."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))  # 65535 = 257 * 255
+    elif image.mode in ("I", "F"):  # no agreed range: stretch from darkest to brightest
+        values = np.nan_to_num(np.asarray(image, np.float64))
+        low, high = values.min(), values.max()
+        image = Image.fromarray(np.round((values - low) / max(high - low, 1e-9) * 255).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _animation_frames(
+    path: Path, num_frames: int, size: int, multiple: int
+) -> tuple[list[np.ndarray], list[float]]:
+    image = _open(path)
+    target = _target(image, multiple, size)
+    try:
+        total = getattr(image, "n_frames", 1)
+    except Exception as error:  # counting walks the whole file, so damage shows here
+        raise errors.InputError(f"{path}: is damaged or cut short ({error}); export it again") from None
+    wanted = set(equally_spaced(num_frames, total))
+    frames, starts_s, now_s = [], [], 0.0
+    for index in range(total):  # in order: a frame is drawn over those before it
+        try:
+            image.seek(index)
+        except Exception as error:
+            raise errors.InputError(f"{path}: frame {index + 1} of {total} is damaged ({error}); "
+                                    "export it again") from None
+        if index in wanted:
+            frames.append(_pixels(path, image, target))
+            starts_s.append(now_s)
+        else:
+            _skip(path, image)
+        now_s += image.info.get("duration", 0) / 1000 or STILL_GIF_FRAME_S
+    return frames, starts_s
+
+
+def _skip(path: Path, image: Image.Image) -> None:
+    """Decode a frame that is not kept: WebP knows a frame's duration only after loading it."""
+    try:
+        image.load()
+    except Exception as error:
+        raise errors.InputError(f"{path}: is damaged or cut short ({error}); export it again") from None
+
+
+def _folder_frames(
+    path: Path, num_frames: int, size: int, multiple: int
+) -> tuple[list[np.ndarray], list[float]]:
+    names = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    if not names:
+        raise errors.InputError(f"{path}: must hold the frames of a clip as pictures, but it is empty")
+    wanted = equally_spaced(num_frames, len(names))
+    images = [_open(names[index]) for index in wanted]
+    target = _target(images[0], multiple, size)
+    for index, image in zip(wanted, images, strict=True):
+        if image.size != images[0].size:
+            raise errors.InputError(
+                f"{names[index]}: is {image.size[0]}×{image.size[1]}, but the first frame is "
+                f"{images[0].size[0]}×{images[0].size[1]}; give all frames of a clip one size")
+    frames = [_pixels(names[index], image, target) for index, image in zip(wanted, images, strict=True)]
+    return frames, [index * FOLDER_FRAME_S for index in wanted]

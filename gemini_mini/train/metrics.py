@@ -1,0 +1,52 @@
+"""Where figures go: one JSON line a record, TensorBoard beside it.
+
+After a resume the records past the checkpoint are dropped, so an interrupted run leaves the
+same file as an uninterrupted one (figures of speed apart).
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from gemini_mini import files
+
+
+class Writer:
+    """Appends to RUN/metrics.jsonl and RUN/tensorboard."""
+
+    def __init__(self, folder: Path, start_step: int):
+        import tensorboardX  # 0.4 s that sampling never pays
+
+        self.path = folder / "metrics.jsonl"
+        kept = [line for line in read(folder) if line["step"] <= start_step]
+        files.write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self.file = open(self.path, "a")
+        self.board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=start_step)
+
+    def write(self, step: int, values: dict[str, float | np.ndarray]) -> None:
+        """Numbers go to both; pictures (uint8 [height, width, 3]) to TensorBoard alone."""
+        numbers = {name: float(value) for name, value in values.items() if np.ndim(value) == 0}
+        self.file.write(json.dumps({"step": step, **numbers}) + "\n")
+        self.file.flush()
+        for name, value in values.items():
+            if np.ndim(value) == 0:
+                self.board.add_scalar(name, float(value), step)
+            else:
+                self.board.add_image(name, value, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()
+
+
+def read(folder: Path) -> list[dict[str, float | int]]:
+    """The records of a run so far; a line cut short by a kill is left out."""
+    records = []
+    path = folder / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records

@@ -1,0 +1,181 @@
+"""The loop's laws: exact to the bit through kills and resumes, and nothing lost on bad days."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from gemini_mini import errors, files, nn
+from gemini_mini.train import checkpoint, loop, metrics, optim
+
+
+class Line(nnx.Module):
+    def __init__(self, rngs):
+        self.w = nn.param(rngs, (8, 8), "D F")
+
+
+@dataclasses.dataclass(frozen=True)
+class FitLine:
+    """Fits a random linear map; dies at `die_at` the way a power cut would."""
+
+    die_at: int = -1
+    data: str = "one"
+    poison: int = -1
+    batch_tokens: int = 16
+    batch_flops: int = 1
+
+    def inputs(self):
+        return {"data": self.data}
+
+    def init(self, rngs):
+        return Line(rngs)
+
+    def batches(self, steps, seed):
+        def batch(step):
+            if step == self.die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            x = np.random.default_rng([seed, step]).normal(size=(16, 8)).astype(np.float32)
+            return x * np.nan if step == self.poison else x
+        return batch
+
+    def loss(self, module, batch, key):
+        target = batch @ jnp.arange(64.0).reshape(8, 8) / 64
+        noise = 0.01 * jnp.float32(key is not None)
+        loss = jnp.mean((nn.einsum("bd,df->bf", batch, module.w) + noise - target) ** 2)
+        return loss, {"loss/text": loss}
+
+    def evals(self, module):
+        return {"valid": float(jnp.sum(module.w[...])), "picture": np.zeros((4, 4, 3), np.uint8)}
+
+    def export(self, module, folder):
+        files.save_arrays(folder / "model.safetensors", {k: np.asarray(v) for k, v in nn.weights(module).items()}, {})
+
+
+def train(folder, steps=20, settings=None, lr=1e-2, **task):
+    config = loop.RunConfig(folder=str(folder), steps=steps, save_every=3, log_every=2)
+    loop.run(FitLine(**task), optim.OptimConfig(kind="muon", lr=lr, muon_lr=lr), config, settings or {"lr": 1})
+    return files.load_arrays(folder / "model.safetensors")[0]["w"]
+
+
+def losses(folder):
+    return [(r["step"], r["loss"]) for r in metrics.read(folder) if "loss" in r]
+
+
+def test_killed_and_resumed_equals_uninterrupted_to_the_bit(tmp_path):
+    whole = train(tmp_path / "whole")
+    script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import conftest, test_loop as t; " \
+             f"from pathlib import Path; t.train(Path({str(tmp_path / 'cut')!r}), die_at=7)"
+    died = subprocess.run([sys.executable, "-c", script], capture_output=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    assert checkpoint.steps(tmp_path / "cut/checkpoints") == [3, 6]
+    resumed = train(tmp_path / "cut")
+    assert files.hash_bytes(whole.tobytes()) == files.hash_bytes(resumed.tobytes())
+    assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
+
+
+def test_a_finished_run_is_reused_and_another_is_refused(tmp_path, capsys):
+    train(tmp_path)
+    before = (tmp_path / "model.safetensors").stat().st_mtime_ns
+    train(tmp_path)
+    assert "reused" in capsys.readouterr().out and (tmp_path / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(errors.InputError, match="other settings .lr: 1 there, 2 now"):
+        train(tmp_path, settings={"lr": 2})
+    with pytest.raises(errors.InputError, match="other inputs .data: one there, two now"):
+        train(tmp_path, data="two")
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path):
+    weights = train(tmp_path, steps=12, poison=5)
+    assert np.isfinite(weights).all()
+    assert sum(r.get("skipped", 0) for r in metrics.read(tmp_path)) == 1
+
+
+def test_training_reduces_the_loss_and_ten_times_the_rate_stays_finite(tmp_path):
+    train(tmp_path / "a", steps=60, lr=0.3)
+    first, *_, last = [loss for _, loss in losses(tmp_path / "a")]
+    assert last < 0.2 * first
+    config = loop.RunConfig(folder=str(tmp_path / "b"), steps=60)
+    loop.run(FitLine(), optim.OptimConfig(lr=1e-1), config, {})
+    assert all(np.isfinite(loss) for _, loss in losses(tmp_path / "b"))
+
+
+def test_a_slow_machine_runs_fewer_steps_and_resumes_with_as_many(tmp_path, capsys, monkeypatch):
+    config = loop.RunConfig(folder=str(tmp_path), steps=10_000_000, max_minutes=0.01, save_every=1000)
+    monkeypatch.setattr(loop, "_affordable_steps", lambda built, config: 12)
+    loop.run(FitLine(), optim.OptimConfig(), config, {})
+    monkeypatch.undo()
+    loop.run(FitLine(), optim.OptimConfig(), config, {})
+    assert "trained, 12 steps" in capsys.readouterr().out
+    config = dataclasses.replace(config, folder=str(tmp_path / "timed"), max_minutes=0.02)
+    loop.run(FitLine(), optim.OptimConfig(), config, {})
+    assert 1 < files.read_json(tmp_path / "timed/run.json")["steps"] < 100_000
+
+
+def test_a_flipped_byte_is_found_and_the_checkpoint_before_it_used(tmp_path, capsys):
+    state = {"w": jnp.arange(4096.0), "step": jnp.int32(3)}
+    for step in (3, 6, 9):
+        checkpoint.save(tmp_path, step, {**state, "step": jnp.int32(step)}, keep=2)
+    assert checkpoint.steps(tmp_path) == [6, 9]
+    big = max((tmp_path / "00000009").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
+    data = bytearray(big.read_bytes())
+    data[len(data) // 2] ^= 1
+    big.write_bytes(bytes(data))
+    step, restored = checkpoint.restore(tmp_path, state)
+    assert step == 6 and int(restored["step"]) == 6 and "damaged" in capsys.readouterr().err
+    for path in (tmp_path / "00000006").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(errors.InputError, match="no checkpoint is intact"):
+        checkpoint.restore(tmp_path, state)
+
+
+def test_a_full_disk_keeps_what_was_there(tmp_path):
+    """A limit on file size stands for the full disk: both make a write fail half-way."""
+    script = f"""
+import resource, sys, signal
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import conftest, numpy as np, jax.numpy as jnp
+from pathlib import Path
+from gemini_mini import errors, files
+from gemini_mini.train import checkpoint
+folder = Path({str(tmp_path)!r})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+noise = jnp.array(np.random.default_rng(0).normal(size=1 << 18).astype(np.float32))
+checkpoint.save(folder / "checkpoints", 1, {{"w": noise}}, 2)
+files.save_arrays(folder / "model.safetensors", {{"w": np.ones(4)}}, {{}})
+def main():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+    if sys.argv[1] == "checkpoint":
+        checkpoint.save(folder / "checkpoints", 2, {{"w": noise}}, 2)
+    else:
+        files.save_arrays(folder / "model.safetensors", {{"w": np.asarray(noise)}}, {{}})
+errors.run(main)
+"""
+    for what in ("checkpoint", "export"):
+        done = subprocess.run([sys.executable, "-c", script, what], capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith("error: ") and "could not be written" in last and "Traceback" not in done.stderr
+        assert checkpoint.steps(tmp_path / "checkpoints") == [1]
+        assert not list((tmp_path / "checkpoints").glob(".*")) and not list(tmp_path.glob(".*"))
+        assert files.load_arrays(tmp_path / "model.safetensors")[0]["w"].tolist() == [1] * 4
+
+
+@pytest.mark.parametrize("field", ["steps", "log_every", "save_every", "keep"])
+def test_counts_must_be_positive(field):
+    with pytest.raises(errors.InputError, match=f"run.{field}: must be at least 1, got 0"):
+        loop.RunConfig(**{"folder": "x", "steps": 5} | {field: 0})
+
+
+def test_metrics_cut_short_by_a_kill_are_dropped(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3.0}\n{"step": 9, "loss": 2.0}\n{"step": 10, "lo')
+    metrics.Writer(tmp_path, 4).close()
+    assert [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [{"step": 1, "loss": 3.0}]

@@ -1,0 +1,175 @@
+"""The decoder's laws: causal, blind across documents, the same cached, sharded and packed."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from gemini_mini import errors, nn, parallel, vocab as vocabulary
+from gemini_mini.data import packing
+from gemini_mini.model import attention, decoder
+from gemini_mini.train import loss
+
+CONFIG = decoder.DecoderConfig(vocab_size=256, depth=2, aspect=32, head_dim=16, context_tokens=64)
+
+
+def model(**changes) -> decoder.Decoder:
+    return decoder.Decoder(dataclasses.replace(CONFIG, **changes), nnx.Rngs(0))
+
+
+def document(length: int, seed: int) -> np.ndarray:
+    body = np.random.default_rng(seed).integers(vocabulary.NUM_CONTROL, 256, length - 2)
+    return np.concatenate([[vocabulary.BOS], body, [vocabulary.EOS]]).astype(np.int32)
+
+
+def logits_of(module, tokens: np.ndarray) -> np.ndarray:
+    batch = packing.batch_of(tokens)
+    return np.asarray(module.logits(module(jnp.array(tokens), jnp.array(batch.positions), jnp.array(batch.segments))))
+
+
+def numpy_attention(q, k, v, segments):
+    """The textbook, one query at a time."""
+    out = np.zeros_like(q)
+    group = q.shape[2] // k.shape[2]
+    for b, t, n in np.ndindex(*q.shape[:3]):
+        seen = [s for s in range(t + 1) if segments[b, s] == segments[b, t]]
+        scores = np.array([q[b, t, n] @ k[b, s, n // group] for s in seen]) / np.sqrt(q.shape[-1])
+        weights = np.exp(scores - scores.max())
+        out[b, t, n] = (weights / weights.sum()) @ np.array([v[b, s, n // group] for s in seen])
+    return out
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_attention_equals_the_textbook(kv_heads, monkeypatch):
+    monkeypatch.setattr(attention, "CHUNK", 5)
+    rng = np.random.default_rng(0)
+    q = rng.normal(size=(2, 13, 4, 8)).astype(np.float32)
+    k, v = rng.normal(size=(2, 2, 13, kv_heads, 8)).astype(np.float32)
+    segments = np.array([[1] * 4 + [2] * 6 + [3] * 3, [1] * 13])
+    got = attention.attend_packed(*map(jnp.array, (q, k, v, segments)))
+    np.testing.assert_allclose(got, numpy_attention(q, k, v, segments), atol=1e-5)
+
+
+def test_a_query_that_sees_nothing_gets_zeros_and_a_finite_gradient():
+    x = jnp.ones((1, 1, 1, 4))
+    def out(q):
+        return attention.attend(q, x, x, jnp.zeros((1, 1, 1), bool)).sum()
+    assert out(x) == 0 and bool(jnp.isfinite(jax.grad(out)(x)).all())
+
+
+def test_rope_depends_on_distance_alone():
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 16))
+    at = lambda x, p: nn.rope(x, jnp.full((1, 1), p))[0, 0, 0]
+    np.testing.assert_allclose(at(q, 7) @ at(k, 3), at(q, 104) @ at(k, 100), rtol=1e-4, atol=1e-4)
+    assert abs(float(at(q, 7) @ at(k, 3) - at(q, 7) @ at(k, 5))) > 1e-3
+
+
+def test_no_logit_depends_on_a_later_token_or_another_document():
+    module = model()
+    packed = packing.pack([document(9, 1), document(12, 2)], 24)
+    batch = packing.batch_of(packed)
+    def hidden(embedded_at):  # gradient with respect to what each position feeds in
+        x = module._embed(jnp.array(packed)) + embedded_at
+        for block in module.blocks:
+            x = block(x, jnp.array(batch.positions), jnp.array(batch.segments))
+        return x
+    jacobian = jax.jacobian(lambda e: hidden(e).sum(-1)[0])(jnp.zeros((1, 24, CONFIG.width)))
+    reach = np.abs(np.asarray(jacobian)).sum(-1)[:, 0] > 0  # [query, input]
+    segments = batch.segments[0]
+    for t, s in np.ndindex(24, 24):
+        if segments[t] > 0:
+            assert reach[t, s] == (s <= t and segments[s] == segments[t]), (t, s)
+
+
+def test_packed_logits_are_those_of_each_document_alone():
+    module, documents = model(), [document(n, n) for n in (5, 17, 9, 11)]
+    packed = packing.pack(documents, 48)
+    together = logits_of(module, packed)
+    for r, row in enumerate(packed):
+        starts = [*np.flatnonzero(row == vocabulary.BOS), int((row != vocabulary.PAD).sum())]
+        for a, b in zip(starts, starts[1:]):
+            alone = logits_of(module, row[None, a:b])
+            np.testing.assert_allclose(together[r, a:b], alone[0], atol=1e-5)
+
+
+def test_cached_steps_equal_the_full_forward_pass():
+    module, tokens = model(kv_heads=2), np.stack([document(16, 1), document(16, 2)])
+    full = logits_of(module, tokens)
+    cache, got = module.init_cache(2, 20), []
+    for start, size in ((0, 7), (7, 1), (8, 1), (9, 7)):
+        positions = jnp.broadcast_to(jnp.arange(start, start + size), (2, size))
+        hidden, cache = module.step(jnp.array(tokens[:, start : start + size]), positions, cache)
+        got.append(module.logits(hidden))
+    np.testing.assert_allclose(np.concatenate(got, axis=1), full, atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"depth": 3}, {"kv_heads": 2}, {"hidden": 40}])
+def test_num_params_counts_the_arrays(changes):
+    module = model(**changes)
+    assert sum(w.size for w in nn.weights(module).values()) == module.config.num_params
+
+
+def test_logits_and_loss_are_float32_in_bfloat16_models():
+    module = model(dtype="bfloat16")
+    ids = jnp.ones((1, 4), jnp.int32)
+    hidden = module(ids, ids, ids)
+    assert hidden.dtype == jnp.bfloat16 and module.logits(hidden).dtype == jnp.float32
+
+
+def test_loss_against_numpy():
+    vocab = vocabulary.Vocab(100, 60, 40, "t")
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 6, vocab.size)).astype(np.float32)
+    targets = rng.integers(0, vocab.end, (2, 6)).astype(np.int32)
+    weights = rng.integers(0, 2, (2, 6)).astype(np.float32)
+    scale = np.array([1.0, 0.5, 2.0, 0.0])
+    got, metrics = loss.next_token(*map(jnp.array, (logits, targets, weights)), vocab, tuple(scale.tolist()))
+    log_z = np.log(np.exp(logits.astype(np.float64)).sum(-1))
+    nats = log_z - np.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    modality = np.digitize(targets, [vocab.text_start, vocab.image_start, vocab.audio_start])
+    w = weights * scale[modality]
+    np.testing.assert_allclose(got, (w * (nats + loss.Z_LOSS * log_z**2)).sum() / w.sum(), rtol=1e-5)
+    for i, name in enumerate(vocabulary.MODALITIES):
+        here = weights * (modality == i)
+        np.testing.assert_allclose(metrics[f"loss/{name}"], (here * nats).sum() / max(here.sum(), 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
+def test_sharded_equals_single(shape):
+    devices = parallel.mesh(shape)
+    module, tokens = model(aspect=64, vocab_size=256), np.stack([document(16, i) for i in range(8)])
+    weights, batch = nn.weights(module), packing.batch_of(tokens)
+    placed = jax.device_put(weights, parallel.shardings(weights, nn.axes(module), devices))
+    assert shape == (8, 1, 1) or any(not w.sharding.is_fully_replicated for w in placed.values())
+    def value(weights, batch):
+        hidden = nn.with_weights(module, weights)(batch.tokens, batch.positions, batch.segments)
+        return loss.next_token(module.logits(hidden), batch.targets, batch.weights, vocabulary.Vocab(100, 60, 40, "t"))[0]
+    gradient = jax.jit(jax.grad(value))
+    single, many = gradient(weights, batch), gradient(placed, parallel.shard_rows(batch, devices))
+    for name in single:
+        np.testing.assert_allclose(many[name], single[name], atol=2e-5, err_msg=name)
+
+
+def test_a_mesh_must_use_every_device():
+    with pytest.raises(errors.InputError, match="multiply to 8"):
+        parallel.mesh((3, 1, 1))
+
+
+@pytest.mark.parametrize("changes", [{"aspect": 33}, {"kv_heads": 3}])
+def test_impossible_shapes_are_refused(changes):
+    with pytest.raises(errors.InputError, match="model:"):
+        dataclasses.replace(CONFIG, **changes)
+
+
+def test_weights_by_name_round_trip_and_refuse_others():
+    module = model()
+    weights = nn.weights(module)
+    again = nn.with_weights(module, {k: v + 1 for k, v in weights.items()})
+    assert all(np.array_equal(v, weights[k] + 1) for k, v in nn.weights(again).items())
+    with pytest.raises(errors.InputError, match="names must be"):
+        nn.with_weights(module, {k: v for k, v in weights.items() if k != "norm.scale"})
+    with pytest.raises(errors.InputError, match="must have shape"):
+        nn.with_weights(module, weights | {"norm.scale": jnp.ones(3)})

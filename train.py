@@ -1,0 +1,25 @@
+"""Train one stage: python train.py CONFIG [name=value ...]
+
+    python train.py configs/demo.py                       the decoder of `make demo`
+    python train.py configs/demo.py optim.lr=2e-3 run.folder=runs/faster
+    python train.py configs/image_tokenizer.py            the tokenizer it reads
+
+Stopped at any moment, the same command continues; finished, it says so and does nothing.
+"""
+
+import sys
+
+from gemini_mini import config, errors
+from gemini_mini.train import loop
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(__doc__)
+        return
+    experiment = config.load(sys.argv[1], sys.argv[2:])
+    loop.run(experiment.task, experiment.optim, experiment.run, config.to_json(experiment))
+
+
+if __name__ == "__main__":
+    errors.run(main)
