@@ -13,11 +13,11 @@ RUNS := runs
 demo: .venv/installed
 	$(BIN)/python -m data_prep.emoji_world --size demo --out $(DATA)/world
 	$(BIN)/python -m data_prep.train_text_tokenizer $(DATA)/world --out $(DATA)/text
-	$(BIN)/python train.py configs/image_tokenizer.py budget=$(BUDGET) task.world=$(DATA)/world run.folder=$(RUNS)/demo-image
-	$(BIN)/python train.py configs/audio_tokenizer.py budget=$(BUDGET) task.world=$(DATA)/world run.folder=$(RUNS)/demo-audio
+	$(BIN)/python train.py configs/image_tokenizer.py run.budget=$(BUDGET) task.world=$(DATA)/world run.folder=$(RUNS)/demo-image
+	$(BIN)/python train.py configs/audio_tokenizer.py run.budget=$(BUDGET) task.world=$(DATA)/world run.folder=$(RUNS)/demo-audio
 	$(BIN)/python -m data_prep.pack $(DATA)/world --text $(DATA)/text/text.model --image $(RUNS)/demo-image/image.safetensors \
 		--audio $(RUNS)/demo-audio/audio.safetensors --out $(DATA)/rows
-	$(BIN)/python train.py configs/demo.py budget=$(BUDGET) task.rows=$(DATA)/rows run.folder=$(RUNS)/demo
+	$(BIN)/python train.py configs/demo.py run.budget=$(BUDGET) task.rows=$(DATA)/rows run.folder=$(RUNS)/demo
 	$(BIN)/python -m gemini_mini.evals $(RUNS)/demo --world $(DATA)/world
 	$(BIN)/python -m gemini_mini.report $(RUNS)/demo
 

@@ -28,7 +28,7 @@ GROUPS = {
     "face": """ghost robot alien skull baby hot_face cold_face nerd_face angry_face clown_face tired_face
         crying_face winking_face sleeping_face grinning_face smiling_face thinking_face""",
     "nature": """sun fire ice rock rose star wood cloud comet tulip cactus desert droplet rainbow snowman tornado
-        volcano mountain seedling shamrock hibiscus sunflower snowflake full_moon palm_tree maple_leaf
+        volcano mountain seedling shamrock hibiscus sunflower snowflake palm_tree maple_leaf
         Christmas_tree""",
     "place": "hut bank tent hotel house castle church school factory hospital",
     "body": "ear eye leg foot nose brain mouth tongue tooth lungs thumbs_up",
@@ -37,7 +37,7 @@ GROUPS = {
     "flag": "Japan Italy France Spain Germany Brazil Canada China India Peru Sweden Greece",
 }
 
-ROLES = ("elf", "judge", "singer", "teacher", "health worker", "office worker", "police officer", "construction worker")
+ROLES = ("elf", "judge", "singer", "teacher", "vampire", "superhero", "health worker", "office worker")
 """Roles whose 15 cells (gender x skin tone) look most unlike each other."""
 
 

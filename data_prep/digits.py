@@ -37,7 +37,8 @@ def read(size: int) -> Digits:
         raise pictures.missing_package("scikit-learn")
     found = datasets.load_digits()
     ink = np.rint(255 - found.images * (255 / 16)).astype(np.uint8)
-    large = [np.asarray(Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC)) for digit in ink]
+    large = [np.asarray(Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC))
+             for digit in ink]
     return Digits(np.repeat(np.stack(large)[..., None], 3, axis=-1), found.target.astype(np.int64))
 
 

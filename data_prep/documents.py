@@ -47,8 +47,9 @@ def source(world: World, name: str, seed: int, variants: int = 1) -> list[Docume
     """`variants` passes over the training documents of one source, each phrased anew."""
     if name not in SOURCES:
         raise errors.InputError(f"source must be one of {sorted(SOURCES)}, got {name!r}")
-    rngs = (np.random.default_rng([seed, variant, splits.bucket(name, 1 << 32)]) for variant in range(variants))
-    return [document for rng in rngs for document in SOURCES[name](world, rng)]
+    purpose = splits.bucket(name, 1 << 32)
+    return [document for variant in range(variants)
+            for document in SOURCES[name](world, np.random.default_rng([seed, variant, purpose]))]
 
 
 def examples(world: World, task: str, split: str) -> list[Example]:
@@ -59,7 +60,8 @@ def examples(world: World, task: str, split: str) -> list[Example]:
     if task not in TASKS:
         raise errors.InputError(f"task must be one of {sorted(TASKS)}, got {task!r}")
     found = list(TASKS[task](world, "train" if split == "seen" else split))
-    order = sorted(range(len(found)), key=lambda i: splits.bucket(f"{task} {found[i].item} {found[i].lang} {i}", 1 << 62))
+    order = sorted(range(len(found)),
+                   key=lambda i: splits.bucket(f"{task} {found[i].item} {found[i].lang} {i}", 1 << 62))
     return [found[i] for i in order]
 
 
@@ -109,7 +111,9 @@ def ask_speech_draw(world: World, clip: int, phrasing: str) -> tuple[Document, D
     return [world.sound(clip), Text(phrasing)], [world.picture(world.clips[clip].item)]
 
 
-def ask_translate(world: World, item: int, known: str, wanted: str, phrasing: str) -> tuple[Document, Document]:
+def ask_translate(
+    world: World, item: int, known: str, wanted: str, phrasing: str
+) -> tuple[Document, Document]:
     return [Text(phrasing.format(name=_name(world, item, known)))], [Text(_name(world, item, wanted))]
 
 
@@ -129,7 +133,9 @@ def ask_list(world: World, items: list[int], lang: str) -> tuple[Document, Docum
     return [Text(prompt)], _list(world, items, lang)
 
 
-def ask_ideas(world: World, example: list[int], wanted: list[int], phrasing: str) -> tuple[Document, Document]:
+def ask_ideas(
+    world: World, example: list[int], wanted: list[int], phrasing: str
+) -> tuple[Document, Document]:
     """The worked example and the answer use the same two shapes; the colours are given.
 
     Paper: Gemini report, arXiv 2312.11805, figure 6 (two ideas from two colours of yarn).
@@ -178,7 +184,8 @@ def listen(world: World, rng: np.random.Generator) -> Iterator[Document]:
 
 def speech_draw(world: World, rng: np.random.Generator) -> Iterator[Document]:
     for clip in world.clips_in("train"):
-        yield turn(*ask_speech_draw(world, clip, phrases.pick(phrases.SPEECH_DRAW[world.clips[clip].lang], rng)))
+        ask = phrases.pick(phrases.SPEECH_DRAW[world.clips[clip].lang], rng)
+        yield turn(*ask_speech_draw(world, clip, ask))
 
 
 def translate(world: World, rng: np.random.Generator) -> Iterator[Document]:
@@ -186,7 +193,8 @@ def translate(world: World, rng: np.random.Generator) -> Iterator[Document]:
         others = [lang for lang in world.languages_of(item) if lang != wanted]
         if others:
             known = others[int(rng.integers(len(others)))]
-            yield turn(*ask_translate(world, item, known, wanted, phrases.pick(phrases.TRANSLATE[wanted], rng)))
+            ask = phrases.pick(phrases.TRANSLATE[wanted], rng)
+            yield turn(*ask_translate(world, item, known, wanted, ask))
 
 
 def motion(world: World, rng: np.random.Generator) -> Iterator[Document]:
@@ -198,7 +206,8 @@ def motion(world: World, rng: np.random.Generator) -> Iterator[Document]:
 
 def digits(world: World, rng: np.random.Generator) -> Iterator[Document]:
     for digit in world.digits.indices("train"):
-        label, lang, kind = int(world.digits.labels[digit]), _language(world.config.languages, rng), rng.random()
+        label, kind = int(world.digits.labels[digit]), rng.random()
+        lang = _language(world.config.languages, rng)
         if kind < 0.5:
             yield turn(*ask_digit(world, digit, phrases.pick(phrases.DIGIT_ASK[lang], rng)))
         elif kind < 0.75:
@@ -206,11 +215,12 @@ def digits(world: World, rng: np.random.Generator) -> Iterator[Document]:
             yield turn([world.digit(digit), Text(ask)], [Text(phrases.digit_word(label, lang))])
         else:
             shown = str(label) if rng.random() < 0.5 else phrases.digit_word(label, lang)
-            yield turn([Text(phrases.pick(phrases.DIGIT_DRAW[lang], rng).format(digit=shown))], [world.digit(digit)])
+            ask = phrases.pick(phrases.DIGIT_DRAW[lang], rng).format(digit=shown)
+            yield turn([Text(ask)], [world.digit(digit)])
 
 
 def interleaved(world: World, rng: np.random.Generator) -> Iterator[Document]:
-    """Per training name, one of: a list to draw · two pictures to name · two sounds to draw · sound and picture."""
+    """For each training name a list to draw, two pictures to name, two sounds to draw, or sound and picture."""
     by_lang: dict[str, list[int]] = {}
     for item, lang in _names(world, "train"):
         by_lang.setdefault(lang, []).append(item)

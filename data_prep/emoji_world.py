@@ -11,6 +11,7 @@ Next: documents.py, which turns a world into training documents and into questio
 import argparse
 import concurrent.futures
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int16, Int64, UInt8
+from jaxtyping import Int16, Int64, UInt8
 
-from data_prep import concepts, digits, pictures, speech, splits, text, video
+from data_prep import concepts, digits, espeak, pictures, speech, splits, text, video
 from gemini_mini import errors, files, progress, stream
+
+SHORTEST_CLIP_SAMPLES = stream.SAMPLE_RATE_HZ // 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +54,12 @@ class WorldConfig:
     def __post_init__(self):
         unknown = set(self.languages) - set(pictures.LANGUAGES)
         if unknown or "en" not in self.languages:
-            raise errors.InputError(f"world {self.name}: languages must be some of {pictures.LANGUAGES} with 'en', "
-                                    f"got {self.languages}")
+            raise errors.InputError(f"world {self.name}: languages must be some of {pictures.LANGUAGES} "
+                                    f"with 'en', got {self.languages}")
         if not 1 <= self.voices_per_name < self.num_speakers <= len(speech.SPEAKERS):
-            raise errors.InputError(f"world {self.name}: must be 1 <= voices_per_name < num_speakers <= "
-                                    f"{len(speech.SPEAKERS)}, got {self.voices_per_name} and {self.num_speakers}")
+            raise errors.InputError(
+                f"world {self.name}: must be 1 <= voices_per_name < num_speakers <= {len(speech.SPEAKERS)}, "
+                f"got {self.voices_per_name} and {self.num_speakers}")
 
     @property
     def spoken(self) -> tuple[str, ...]:
@@ -63,12 +67,13 @@ class WorldConfig:
         return tuple(lang for lang in self.languages if lang in speech.VOICES)
 
 
-TINY = WorldConfig("tiny", num_pictures=20, num_roles=0, clocks=False, languages=("en", "es"), num_speakers=4,
-                   voices_per_name=1, held_voice_percent=20, num_objects=6, shots_per_cell=1,
+TINY = WorldConfig("tiny", num_pictures=24, num_roles=0, clocks=False, languages=("en", "es", "fr"),
+                   num_speakers=4, voices_per_name=1, held_voice_percent=20, num_objects=6, shots_per_cell=1,
                    prose_chars=10_000, code_chars=10_000)
 DEMO = WorldConfig("demo")
-LAPTOP = WorldConfig("laptop", concepts="all", num_pictures=4_000, num_roles=1_000, languages=pictures.LANGUAGES,
-                     voices_per_name=1, num_objects=400, prose_chars=1_300_000, code_chars=6_000_000)
+LAPTOP = WorldConfig("laptop", concepts="all", num_pictures=4_000, num_roles=1_000,
+                     languages=pictures.LANGUAGES, voices_per_name=1, num_objects=400,
+                     prose_chars=1_300_000, code_chars=6_000_000)
 SIZES = {config.name: config for config in (TINY, DEMO, LAPTOP)}
 
 
@@ -89,7 +94,7 @@ class Clip(NamedTuple):
     item: int
     lang: str
     speaker: int
-    split: str                   # of its name, or test_speaker_language
+    split: str                   # of its name, test_speaker_language, or "silent": the voice cannot read it
 
 
 class World(NamedTuple):
@@ -150,7 +155,7 @@ def build(config: WorldConfig, folder: str | Path) -> bool:
     pictures.require()
     speech.require()
     inputs = {"config": dataclasses.asdict(config), "packages": _versions(config),
-              "code": files.code_hash(concepts, digits, pictures, speech, splits, text, video),
+              "code": files.code_hash(concepts, digits, espeak, pictures, speech, splits, text, video),
               "builder": files.hash_bytes(Path(__file__).read_bytes())}
     inputs = json.loads(json.dumps(inputs))
     stamp = folder / "built.json"
@@ -159,13 +164,13 @@ def build(config: WorldConfig, folder: str | Path) -> bool:
         return False
     stamp.unlink(missing_ok=True)
 
-    rows, items = choose(config)
-    files.build(folder / "pictures", inputs, lambda path: _make_pictures(config, rows, items, path))
-    files.build(folder / "video", inputs, lambda path: _make_video(config, rows, items, path))
+    items = choose(config)
+    files.build(folder / "pictures", inputs, lambda path: _make_pictures(config, items, path))
+    files.build(folder / "video", inputs, lambda path: _make_video(config, items, path))
     files.build(folder / "digits", inputs, lambda path: _make_digits(config, path))
     files.build(folder / "text", inputs, lambda path: _make_text(config, path))
     _make_speech(config, items, folder / "speech")
-    content = files.hash_bytes(*(path.read_bytes() for path in _content(folder)))
+    content = files.hash_json([files.hash_bytes(path.read_bytes()) for path in _content(folder)])
     files.write_json(stamp, {"key": files.hash_json(inputs), "inputs": inputs, "content": content})
     return True
 
@@ -193,14 +198,15 @@ def load(folder: str | Path) -> World:
         shards=[_map(path / "samples.npy") for path in _shard_folders(folder / "speech")],
         shots=[video.Shot(*shot) for shot in files.read_json(folder / "video" / "shots.json")],
         frames=_map(folder / "video" / "frames.npy"),
-        digits=digits.Digits(_map(folder / "digits" / "pictures.npy"), np.load(folder / "digits" / "labels.npy")),
+        digits=digits.Digits(_map(folder / "digits" / "pictures.npy"),
+                             np.load(folder / "digits" / "labels.npy")),
         prose=[tuple(pair) for pair in files.read_json(folder / "text" / "prose.json")],
         code=[tuple(pair) for pair in files.read_json(folder / "text" / "code.json")],
     )
 
 
-def choose(config: WorldConfig) -> tuple[list[pictures.Emoji], list[Item]]:
-    """The emoji of this world, tables of factors first, and their items."""
+def choose(config: WorldConfig) -> list[Item]:
+    """The items of this world, tables of factors first."""
     groups = dict(concepts.common())
     roles = _role_bases(config)
     cells, plain = [], []
@@ -221,14 +227,15 @@ def choose(config: WorldConfig) -> tuple[list[pictures.Emoji], list[Item]]:
 
     # A held-out name that some train name spells in any language is not new: it is left out.
     name_splits = [{lang: splits.of_name(row, lang) for lang in row.names} for row in rows]
-    taught = {row.names[lang].casefold() for row, of in zip(rows, name_splits) for lang in of if of[lang] == "train"}
+    taught = {row.names[lang].casefold() for row, of in zip(rows, name_splits)
+              for lang, split in of.items() if split == "train"}
     items = []
     for row, of in zip(rows, name_splits):
         kept = {lang: split for lang, split in of.items()
                 if split == "train" or row.names[lang].casefold() not in taught}
         items.append(Item(row.chars, splits.of_picture(row), {lang: row.names[lang] for lang in kept}, kept,
                           pictures.cell(row) or (), groups.get(row.names["en"], "")))
-    return rows, items
+    return items
 
 
 def cast(config: WorldConfig, items: list[Item]) -> list[Clip]:
@@ -238,14 +245,26 @@ def cast(config: WorldConfig, items: list[Item]) -> list[Clip]:
         for lang, split in item.name_splits.items():
             if lang not in config.spoken:
                 continue
-            held = [s for s in range(config.num_speakers) if splits.is_held_voice(s, config.num_speakers, lang)]
-            voices = sorted((s for s in range(config.num_speakers) if s not in held),
+            everyone = range(config.num_speakers)
+            held = [s for s in everyone if splits.is_held_voice(s, config.num_speakers, lang)]
+            voices = sorted((s for s in everyone if s not in held),
                             key=lambda s: splits.bucket(f"voice {s} {lang} {item.chars}", 1 << 32))
             wanted = config.voices_per_name if split == "train" and item.cell[:1] != ("role",) else 1
             clips += [Clip(index, lang, voice, split) for voice in voices[:wanted]]
-            if split == "train" and splits.bucket(f"held voice {lang} {item.chars}") < config.held_voice_percent:
+            chance = splits.bucket(f"held voice {lang} {item.chars}")
+            if split == "train" and chance < config.held_voice_percent:
                 clips += [Clip(index, lang, voice, "test_speaker_language") for voice in held]
     return clips
+
+
+def direct(config: WorldConfig, items: list[Item]) -> list[video.Shot]:
+    """What is filmed: every motion of the first objects that can move."""
+    objects = [i for i, item in enumerate(items) if item.split == "train" and _moves(item)]
+    shots = []
+    for item, (place, motion) in itertools.product(objects[:config.num_objects], enumerate(video.MOTIONS)):
+        split = splits.of_motion(items[item].names["en"], place, len(video.MOTIONS))
+        shots += [video.Shot(item, motion, variant, split) for variant in range(config.shots_per_cell)]
+    return shots
 
 
 def _role_bases(config: WorldConfig) -> set[str]:
@@ -255,30 +274,25 @@ def _role_bases(config: WorldConfig) -> set[str]:
     return {row.base for row in pictures.table() if row.names["en"] in wanted and not row.tones}
 
 
-def _make_pictures(config: WorldConfig, rows: list[pictures.Emoji], items: list[Item], path: Path) -> None:
-    drawn = np.zeros((len(rows), config.image_size, config.image_size, 3), np.uint8)
-    with progress.bar("pictures", len(rows), "pictures") as bar:
-        for index, row in enumerate(rows):
-            drawn[index] = pictures.render(row.chars, config.image_size)
+def _make_pictures(config: WorldConfig, items: list[Item], path: Path) -> None:
+    drawn = np.zeros((len(items), config.image_size, config.image_size, 3), np.uint8)
+    with progress.bar("pictures", len(items), "pictures") as bar:
+        for index, item in enumerate(items):
+            drawn[index] = pictures.render(item.chars, config.image_size)
             bar.advance()
     np.save(path / "pictures.npy", drawn)
     files.write_json(path / "items.json", [item._asdict() for item in items])
 
 
-def _make_video(config: WorldConfig, rows: list[pictures.Emoji], items: list[Item], path: Path) -> None:
-    size = config.video_size
-    objects = [i for i, item in enumerate(items) if item.split == "train" and _moves(item)][:config.num_objects]
-    shots, filmed = [], []
-    with progress.bar("video", len(objects), "objects") as bar:
-        for item in objects:
-            english = rows[item].names["en"]
-            for place, motion in enumerate(video.MOTIONS):
-                split = splits.of_motion(english, place, len(video.MOTIONS))
-                for variant in range(config.shots_per_cell):
-                    shots.append(video.Shot(item, motion, variant, split))
-                    filmed.append(video.film(rows[item].chars, motion, f"{english} {motion} {variant}", size))
+def _make_video(config: WorldConfig, items: list[Item], path: Path) -> None:
+    shots = direct(config, items)
+    frames = np.zeros((len(shots), video.NUM_FRAMES, config.video_size, config.video_size, 3), np.uint8)
+    with progress.bar("video", len(shots), "clips") as bar:
+        for index, shot in enumerate(shots):
+            key = f"{items[shot.item].names['en']} {shot.motion} {shot.variant}"
+            frames[index] = video.film(items[shot.item].chars, shot.motion, key, config.video_size)
             bar.advance()
-    np.save(path / "frames.npy", np.stack(filmed))
+    np.save(path / "frames.npy", frames)
     files.write_json(path / "shots.json", shots)
 
 
@@ -298,7 +312,7 @@ def _make_speech(config: WorldConfig, items: list[Item], path: Path) -> None:
     clips = cast(config, items)
     lines = [speech.Utterance(items[clip.item].names[clip.lang], clip.lang, clip.speaker) for clip in clips]
     shards = [lines[first:first + config.shard_clips] for first in range(0, len(lines), config.shard_clips)]
-    code = files.code_hash(speech)
+    code = files.code_hash(espeak, speech)
 
     def make(index: int) -> int:
         def speak(folder: Path) -> None:
@@ -311,11 +325,16 @@ def _make_speech(config: WorldConfig, items: list[Item], path: Path) -> None:
 
     with (progress.bar("speech", len(clips), "clips") as bar,
           concurrent.futures.ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool):
-        for spoken in concurrent.futures.as_completed([pool.submit(make, index) for index in range(len(shards))]):
+        waiting = [pool.submit(make, index) for index in range(len(shards))]
+        for spoken in concurrent.futures.as_completed(waiting):
             bar.advance(spoken.result())
     for stale in _shard_folders(path)[len(shards):]:
         shutil.rmtree(stale)
-    files.build(path / "clips", {"clips": clips}, lambda folder: files.write_json(folder / "clips.json", clips))
+    lengths = np.concatenate([np.load(shard / "lengths.npy") for shard in _shard_folders(path)])
+    clips = [clip if length >= SHORTEST_CLIP_SAMPLES else clip._replace(split="silent")
+             for clip, length in zip(clips, lengths, strict=True)]
+    files.build(path / "clips", {"clips": clips},
+                lambda folder: files.write_json(folder / "clips.json", clips))
 
 
 def _moves(item: Item) -> bool:
@@ -334,7 +353,8 @@ def _versions(config: WorldConfig) -> dict[str, str]:
 
 def _content(folder: Path) -> list[Path]:
     """The files that are the world: everything but the stamps."""
-    return sorted(path for path in folder.rglob("*") if path.suffix in (".npy", ".json") and path.name != "built.json")
+    return sorted(path for path in folder.rglob("*")
+                  if path.suffix in (".npy", ".json") and path.name != "built.json")
 
 
 def _shard_folders(path: Path) -> list[Path]:
@@ -346,15 +366,17 @@ def _map(path: Path) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Build the embedded world: pictures, names, speech, video, text.")
+    parser = argparse.ArgumentParser(
+        description="Build the embedded world: pictures, names, speech, video, digits, text.")
     parser.add_argument("--size", choices=sorted(SIZES), default="demo")
     parser.add_argument("--out", type=Path, required=True, help="folder to build, e.g. data/demo/world")
     args = parser.parse_args()
     build(SIZES[args.size], args.out)
     world = load(args.out)
     seconds = sum(len(shard) for shard in world.shards) / stream.SAMPLE_RATE_HZ
-    print(f"{args.out}: {len(world.items)} pictures, {len(world.clips)} spoken names ({seconds / 60:.0f} min), "
-          f"{len(world.shots)} video clips, {len(world.digits.labels)} digits; content {world.fingerprint[:12]}")
+    print(f"{args.out}: {len(world.items)} pictures, {len(world.clips)} spoken names "
+          f"({seconds / 60:.0f} min), {len(world.shots)} video clips, {len(world.digits.labels)} digits; "
+          f"content {world.fingerprint[:12]}")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def of_name(row: pictures.Emoji, lang: str) -> str:
 
 
 def is_held_voice(speaker: int, num_speakers: int, lang: str) -> bool:
-    """Whether this voice never speaks this language in train: one voice per language, not the same for all."""
+    """Whether this voice never speaks this language in train: one per language, not the same for all."""
     return speaker == (3 * pictures.LANGUAGES.index(lang) + 1) % num_speakers
 
 

@@ -7,6 +7,7 @@ import ast
 import pydoc_data.topics
 import sys
 import sysconfig
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data_prep import splits
@@ -22,7 +23,7 @@ SKIPPED = {"this", "antigravity", "pydoc_data", "encodings", "idlelib", "lib2to3
 def prose(max_chars: int) -> list[tuple[str, str]]:
     """(split, document): the language reference and the docstrings of the library, up to `max_chars`."""
     topics = [(f"topic {name}", text) for name, text in sorted(pydoc_data.topics.topics.items())]
-    docs = []
+    docs, total = [], 0
     for name, source in _library():
         try:
             tree = ast.parse(source)
@@ -33,12 +34,15 @@ def prose(max_chars: int) -> list[tuple[str, str]]:
                 doc = ast.get_docstring(node)
                 if doc and len(doc) > 80:
                     docs.append((f"docstring {name}", doc))
+                    total += len(doc)
+        if total > max_chars:
+            break
     return _cut(_interleave(topics, docs), max_chars)
 
 
 def code(max_chars: int) -> list[tuple[str, str]]:
     """(split, document): the source of the standard library, up to `max_chars`."""
-    return _cut([(f"code {name}", source) for name, source in _library()], max_chars)
+    return _cut(((f"code {name}", source) for name, source in _library()), max_chars)
 
 
 def python_version() -> str:
@@ -69,18 +73,17 @@ def _lines(block: str, limit: int) -> list[str]:
     return [*parts, part]
 
 
-def _library() -> list[tuple[str, str]]:
-    """(module, source) of the top-level modules and packages of the standard library, by name."""
+def _library() -> Iterator[tuple[str, str]]:
+    """(module, source) of the top-level modules and packages of the standard library.
+
+    In an order of chance, the same each time: in the alphabet's, a small sample would be all of "a".
+    """
     root = Path(sysconfig.get_path("stdlib"))
-    found = []
-    for name in sorted(sys.stdlib_module_names):
-        if name in SKIPPED or name.startswith("_"):
-            continue
+    names = [name for name in sys.stdlib_module_names if name not in SKIPPED and not name.startswith("_")]
+    for name in sorted(names, key=lambda name: splits.bucket(f"order {name}", 1 << 62)):
         path = next((p for p in (root / f"{name}.py", root / name / "__init__.py") if p.is_file()), None)
         if path:
-            found.append((name, path.read_text(encoding="utf-8", errors="replace")))
-    # Names in alphabet would make a small sample all of "a": order them by chance, the same each time.
-    return sorted(found, key=lambda pair: splits.bucket(f"order {pair[0]}", 1 << 32))
+            yield name, path.read_text(encoding="utf-8", errors="replace")
 
 
 def _interleave(first: list, second: list) -> list:
@@ -90,7 +93,7 @@ def _interleave(first: list, second: list) -> list:
     return [item for _, _, item in sorted(placed, key=lambda p: p[:2])]
 
 
-def _cut(documents: list[tuple[str, str]], max_chars: int) -> list[tuple[str, str]]:
+def _cut(documents: Iterable[tuple[str, str]], max_chars: int) -> list[tuple[str, str]]:
     made, total = [], 0
     for name, document in documents:
         split = "valid" if splits.bucket(name) < VALID_PERCENT else "train"

@@ -4,6 +4,7 @@ Six frames, one second apart. The object is about 8 pixels on 16 x 16, so a fram
 and a clip costs about as much as one large picture.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ class Shot(NamedTuple):
 
 def film(chars: str, motion: str, key: str, size: int) -> UInt8[np.ndarray, "frames size size 3"]:
     """Film an emoji. `key` decides the lane it moves in (or the ends of its growth)."""
-    large = pictures.sprite(chars, 4 * size)
+    large = _sprite(chars, 4 * size)
     start, end, lane = _path(motion, key, size)
     frames = []
     for frame in range(NUM_FRAMES):
@@ -39,6 +40,9 @@ def film(chars: str, motion: str, key: str, size: int) -> UInt8[np.ndarray, "fra
             x, y = (along, lane) if motion in ("left", "right") else (lane, along)
             frames.append(_place(large, size, size // 2, x, y))
     return np.stack(frames)
+
+
+_sprite = functools.lru_cache(maxsize=8)(pictures.sprite)   # the shots of one object follow one another
 
 
 def _path(motion: str, key: str, size: int) -> tuple[int, int, int]:

@@ -31,6 +31,11 @@ def constant(shape: tuple[int, ...], axes: str, value: float) -> nnx.Param:
     return nnx.Param(jnp.full(shape, value, jnp.float32), axes=axes)
 
 
+def linear(x: Float[Array, "*B D"], w: nnx.Param) -> Float[Array, "*B F"]:
+    """`x @ w` in the type of `x`, as one product of two matrices: XLA's CPU backend likes no other shape."""
+    return (x.reshape(-1, x.shape[-1]) @ w[...].astype(x.dtype)).reshape(*x.shape[:-1], -1)
+
+
 def einsum(spec: str, x: Float[Array, "..."], w: nnx.Param) -> Float[Array, "..."]:
     """`jnp.einsum(spec, x, w)` in the type of `x`."""
     return jnp.einsum(spec, x, w[...].astype(x.dtype))
@@ -57,8 +62,7 @@ class MLP(nnx.Module):
         self.down = param(rngs, (hidden, width), "F D", out_scale)
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        gate = jax.nn.gelu(einsum("...d,df->...f", x, self.gate))
-        return einsum("...f,fd->...d", gate * einsum("...d,df->...f", x, self.up), self.down)
+        return linear(jax.nn.gelu(linear(x, self.gate)) * linear(x, self.up), self.down)
 
 
 def rope(x: Float[Array, "B T N H"], positions: Int[Array, "B T"], base: float = 10_000.0) -> Float[Array, "B T N H"]:
@@ -79,7 +83,7 @@ def _named(module: nnx.Module) -> list[tuple[str, nnx.Param]]:
 
 def weights(module: nnx.Module) -> dict[str, Array]:
     """Every weight by its dotted name, such as "blocks.0.mlp.gate"."""
-    return {name: param[...] for name, param in _named(module)}
+    return {name: param.get_value() for name, param in _named(module)}
 
 
 def axes(module: nnx.Module) -> dict[str, str]:

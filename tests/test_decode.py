@@ -258,7 +258,7 @@ def test_frequencies_follow_the_distribution():
 def test_extreme_settings_stay_finite():
     logits = jnp.array([[50.0, 49.0, -jnp.inf]])
     key = jax.random.key(0)[None]
-    for how in (sampling.GREEDY, sampling.Sampling(1e-30), sampling.Sampling(top_p=1e-9), sampling.Sampling(top_k=1)):
+    for how in (sampling.GREEDY, sampling.Sampling(2e-38), sampling.Sampling(top_p=1e-9), sampling.Sampling(top_k=1)):
         assert sampling.sample(logits, key, how)[0] == 0
     assert sampling.sample(logits, key, sampling.Sampling(1e30))[0] in (0, 1)
 
@@ -296,13 +296,13 @@ def assert_same(answers, others):
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)  # sums in another order
 
 
-@pytest.mark.parametrize("settings", [GREEDY, WARM])
-def test_answers_parse_and_do_not_depend_on_the_batch(model, settings):
+@pytest.mark.parametrize("settings, rows", [(GREEDY, 3), (WARM, 1)])  # 3: the last batch is filled up
+def test_answers_parse_and_do_not_depend_on_the_batch(model, settings, rows):
     together = engine.generate(model, VOCAB, ROWS, settings)
     for prompt, answer in zip(ROWS, together):
         stream.parse(np.concatenate([prompt, answer.tokens]), VOCAB)
         assert len(answer.tokens) <= settings.max_tokens
-    assert_same(together, engine.generate(model, VOCAB, ROWS, dataclasses.replace(settings, batch_rows=1)))
+    assert_same(together, engine.generate(model, VOCAB, ROWS, dataclasses.replace(settings, batch_rows=rows)))
 
 
 def test_seed_and_row_decide_the_draw(model):
@@ -310,7 +310,7 @@ def test_seed_and_row_decide_the_draw(model):
     first = engine.generate(model, VOCAB, twins, WARM)
     assert_same(first, engine.generate(model, VOCAB, twins, WARM))
     assert not np.array_equal(first[0].tokens, first[1].tokens)
-    other = engine.generate(model, VOCAB, twins, dataclasses.replace(WARM, seed=4))
+    other = engine.generate(model, VOCAB, twins, dataclasses.replace(WARM, seed=2**32 - 1))
     assert not np.array_equal(first[0].tokens, other[0].tokens)
 
 

@@ -109,7 +109,7 @@ def test_training_reduces_the_loss_and_ten_times_the_rate_stays_finite(tmp_path)
 
 def test_a_slow_machine_runs_fewer_steps_and_resumes_with_as_many(tmp_path, capsys, monkeypatch):
     config = loop.RunConfig(folder=str(tmp_path), steps=10_000_000, max_minutes=0.01, save_every=1000)
-    monkeypatch.setattr(loop, "_affordable_steps", lambda built, config: 12)
+    monkeypatch.setattr(loop, "_affordable_steps", lambda built, steps, config: 12)
     loop.run(FitLine(), optim.OptimConfig(), config, {})
     monkeypatch.undo()
     loop.run(FitLine(), optim.OptimConfig(), config, {})

@@ -49,6 +49,8 @@ class Settings:
         if self.max_tokens < 1 or self.batch_rows < 1:
             raise errors.InputError("sampling: max_tokens and batch_rows must be at least 1, "
                                     f"got {self.max_tokens} and {self.batch_rows}")
+        if not 0 <= self.seed < 2**32:
+            raise errors.InputError(f"sampling: seed must be from 0 to 2^32 - 1, got {self.seed}")
 
 
 class Answer(NamedTuple):
@@ -93,10 +95,13 @@ def generate(
     grammar or leaves no room for an answer.
     """
     rules = grammar.Grammar(vocab, settings.rules)
-    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    # The longest first: what is too long or too large fails at once, not at the end.
+    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
     answers: dict[int, Answer] = {}
     for first in range(0, len(prompts), settings.batch_rows):
         indices = by_length[first : first + settings.batch_rows]
+        if first:  # the last batch is filled up, so that one compiled program serves them all
+            indices += indices[-1:] * (settings.batch_rows - len(indices))
         state = _begin(model, rules, [prompts[i] for i in indices], indices, settings)
         state = _finish(model, rules, state, indices, settings, on_tokens)
         for index, tokens, logprobs in zip(indices, np.asarray(state.tokens), np.asarray(state.logprobs)):
@@ -127,12 +132,12 @@ def _begin(model, rules, prompts, indices, settings) -> State:
                 f"prompt {index}: the answer needs at least {need} tokens, but the prompt has {length} of the "
                 f"model's {context} and max_tokens is {settings.max_tokens}; shorten the prompt or raise max_tokens")
     columns = int(budgets.max())
-    slots = -(-min(lengths.max() + columns, context) // CACHE_MULTIPLE) * CACHE_MULTIPLE
-    cache = _prefill(model, tokens, max(slots, padded))
+    slots = max(padded, min(padded + columns, context))
+    cache = _prefill(model, tokens, -(-slots // CACHE_MULTIPLE) * CACHE_MULTIPLE)
     batch = len(prompts)
     return State(
         cache, places, jnp.asarray(tokens[np.arange(batch), lengths - 1]), jnp.asarray(lengths - 1),
-        jnp.asarray(budgets), _keys(settings.seed, jnp.asarray(indices, jnp.int32)),
+        jnp.asarray(budgets), _keys(jax.random.key(settings.seed), jnp.asarray(indices)),
         jnp.zeros((batch, columns), jnp.int32), jnp.zeros((batch, columns)), jnp.int32(0))
 
 
@@ -144,9 +149,9 @@ def _finish(model, rules, state, indices, settings, on_tokens) -> State:
         start = int(state.num_tokens)
         limit = np.int32(start + STREAM_TOKENS if start else 1)  # the first one at once
         state = _decode(model, state, limit, rules, settings.text, settings.image)
-        for index, row in zip(indices, np.asarray(state.tokens)):
-            new = row[start : int(state.num_tokens)]
-            if (new := new[new != vocabulary.PAD]).size:
+        rows = np.asarray(state.tokens)[:, start : int(state.num_tokens)]
+        for index, row in dict(zip(indices, rows)).items():
+            if (new := row[row != vocabulary.PAD]).size:
                 on_tokens(index, new)
     return state
 
@@ -174,9 +179,9 @@ def _prefill(model: decoder.Decoder, tokens: Int32[Array, "B T"], slots: int) ->
 
 
 @jax.jit
-def _keys(seed: int, indices: Int32[Array, "B"]) -> Key[Array, "B"]:
+def _keys(key: Key[Array, ""], indices: Int32[Array, "B"]) -> Key[Array, "B"]:
     """One key per prompt, the same in any batch."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
 @functools.partial(jax.jit, static_argnames=("rules", "text", "image"), donate_argnames="state")

@@ -68,7 +68,7 @@ class Album:
 
 
 def save(album: Album, path: Path) -> None:
-    files.save_arrays(path, album.arrays, {})
+    files.save_arrays(path, album.arrays, {"what": "pictures and sounds of documents"})  # readable without arrays too
 
 
 def load(path: Path) -> Album:

@@ -1,14 +1,14 @@
 """Who answers the questions: a trained run, behind an interface that a test can fake.
 
-The suite knows documents only. Here they become ids, the sampler answers, ids become documents.
+The suite knows documents only. Here they become ids, the sampler answers, ids become documents:
+texts and pictures, which are all it may write.
 Next: suite.py.
 """
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,21 @@ import numpy as np
 from gemini_mini import run as run_lib, stream
 from gemini_mini.data import packing
 from gemini_mini.decode import engine, grammar, sampling
+from gemini_mini.tokenizers import image
 
 BATCH_ROWS = 64  # questions answered at once
 TEXT_ROWS, TEXT_ROW_TOKENS = 8, 512
 
 
+@runtime_checkable
 class Answerer(Protocol):
+    @property
+    def patch(self) -> int:
+        """Pixels on a side of what one image code stands for."""
+
+    def lengths(self, documents: Sequence[stream.Document]) -> list[int]:
+        """How many ids it takes to write each document."""
+
     def answer(
         self, prompts: Sequence[stream.Document], max_tokens: int, on_answers: Callable[[int], None]
     ) -> list[stream.Document]:
@@ -43,15 +52,20 @@ class RunAnswerer:
     temperature: float = 0.0
     seed: int = 0
 
+    @property
+    def patch(self) -> int:
+        return self.run.tokenizers.image.config.patch
+
+    def lengths(self, documents: Sequence[stream.Document]) -> list[int]:
+        return [len(ids) - 1 for ids in self._render(documents, is_prompt=False)]  # BOS is the prompt's
+
     def answer(
         self, prompts: Sequence[stream.Document], max_tokens: int, on_answers: Callable[[int], None]
     ) -> list[stream.Document]:
-        tokenizers = self.run.tokenizers
-        encoded = tokenizers.encode_documents(list(prompts))
-        ids = [stream.render(parts, tokenizers.vocab, is_prompt=True) for parts in encoded]
+        tokenizers, ids = self.run.tokenizers, self._render(prompts, is_prompt=True)
         settings = engine.Settings(text=sampling.GREEDY, image=sampling.Sampling(self.temperature),
                                    rules=grammar.Rules(), max_tokens=max_tokens, seed=self.seed, batch_rows=BATCH_ROWS)
-        answers: dict[int, stream.Document] = {}
+        answers: dict[int, list[stream.EncodedPart]] = {}
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for first in range(0, len(order), BATCH_ROWS):
             chosen = order[first : first + BATCH_ROWS]
@@ -60,9 +74,9 @@ class RunAnswerer:
             written = engine.generate(self.run.model, tokenizers.vocab, [ids[i] for i in whole], settings)
             for i, answer in zip(chosen, written):
                 parts = stream.parse(np.concatenate([ids[i], answer.tokens]), tokenizers.vocab)
-                answers[i] = tokenizers.decode_parts(_after_prompt(parts))
+                answers[i] = _after_prompt(parts)
             on_answers(len(chosen))
-        return [answers[i] for i in range(len(ids))]
+        return self._decode([answers[i] for i in range(len(ids))])
 
     def bits(self, texts: Sequence[str]) -> tuple[float, int]:
         """Each text is read as a document of its own; its end mark is not counted."""
@@ -81,9 +95,26 @@ class RunAnswerer:
         return nats / math.log(2), num_bytes
 
     def reconstruct(self, pictures: np.ndarray) -> np.ndarray:
+        codes = image.encode_many(self.run.tokenizers.image, pictures)
+        return image.decode_many(self.run.tokenizers.image, codes)
+
+    def _decode(self, answers: list[list[stream.EncodedPart]]) -> list[stream.Document]:
+        """Documents of encoded parts, all pictures of one size drawn together."""
+        by_shape: dict[tuple[int, int], list[stream.Grid]] = {}
+        for part in (part for answer in answers for part in answer if isinstance(part, stream.Grid)):
+            by_shape.setdefault(part.codes.shape, []).append(part)
+        drawn = {}
+        for grids in by_shape.values():
+            pixels = image.decode_many(self.run.tokenizers.image, np.stack([grid.codes for grid in grids]))
+            drawn |= {id(grid): stream.Image(picture) for grid, picture in zip(grids, pixels)}
+        texts = self.run.tokenizers.text
+        return [[drawn[id(part)] if isinstance(part, stream.Grid) else stream.Text(texts.decode(part.ids))
+                 for part in answer if isinstance(part, stream.Grid | stream.Pieces)] for answer in answers]
+
+    def _render(self, documents: Sequence[stream.Document], is_prompt: bool) -> list[np.ndarray]:
         tokenizers = self.run.tokenizers
-        encoded = tokenizers.encode_documents([[stream.Image(pixels)] for pixels in pictures])
-        return np.stack([tokenizers.decode_parts(parts)[0].pixels for parts in encoded])
+        return [stream.render(parts, tokenizers.vocab, is_prompt)
+                for parts in tokenizers.encode_documents(list(documents))]
 
 
 @jax.jit

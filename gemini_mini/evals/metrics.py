@@ -5,43 +5,48 @@ scores 0 or 1 and weights 1; a character error rate has edits over characters.
 Next: suite.py, which says what is scored.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int32, Int64
 
 Z_95 = 1.959964  # two-sided 95 % of a normal distribution
 RESAMPLES = 1_000
 
 
-def edits(text: str, others: Sequence[str]) -> Int64[np.ndarray, "others"]:
+def edits(text: str, others: Sequence[str]) -> Int64[np.ndarray, "_"]:
     """Levenshtein distance of `text` to each of `others`: the fewest characters to insert, delete or change.
 
-    One pass for all others at once. The row of the table is filled without its left neighbour
-    first; what that neighbour adds is a running minimum: row[j] = min over i <= j of best[i] + j - i.
+    The textbook table, all others at once: an entry is a vector over them.
     """
-    lengths = np.array([len(other) for other in others], np.int64)
-    width = int(lengths.max(initial=0))
-    # 0 stands for no character: a padded column is never read at `lengths`.
-    codes = np.array([[ord(c) for c in other.ljust(width, "\0")] for other in others], np.int64).reshape(-1, width)
-    column = np.arange(width + 1)
-    row = np.tile(column, (len(lengths), 1))
+    codes, lengths = _codes(tuple(others))
+    row = np.arange(len(codes) + 1, dtype=np.int32)[:, None].repeat(len(lengths), axis=1)
     for number, char in enumerate(text, 1):
-        best = np.empty_like(row)
-        best[:, 0] = number
-        best[:, 1:] = np.minimum(row[:, 1:] + 1, row[:, :-1] + (codes != ord(char)))
-        row = np.minimum.accumulate(best - column, axis=1) + column
-    return row[np.arange(len(lengths)), lengths]
+        above, row = row, np.empty_like(row)
+        row[0] = number
+        row[1:] = np.minimum(above[1:] + 1, above[:-1] + (codes != ord(char)))
+        for left, here in zip(row, row[1:]):
+            np.minimum(here, left + 1, out=here)
+    return row[lengths, np.arange(len(lengths))].astype(np.int64)
 
 
-def ratio(scores: Sequence[float], weights: Sequence[float]) -> float:
+@functools.lru_cache(maxsize=4)
+def _codes(texts: tuple[str, ...]) -> tuple[Int32[np.ndarray, "width n"], Int64[np.ndarray, "n"]]:
+    """Code points of each text in a column, padded by 0, and how many; no distance is read off the padding."""
+    lengths = np.array([len(text) for text in texts], np.int64)
+    width = int(lengths.max(initial=0))
+    codes = [ord(char) for text in texts for char in text.ljust(width, "\0")]
+    return np.array(codes, np.int32).reshape(len(texts), width).T.copy(), lengths
+
+
+def ratio(scores: Float64[np.ndarray, "n"], weights: Float64[np.ndarray, "n"]) -> float:
     """Sum of scores over sum of weights; nan when there is nothing to weigh."""
-    total = math.fsum(weights)
-    return math.fsum(scores) / total if total else math.nan
+    return float(scores.sum() / weights.sum()) if weights.sum() else math.nan
 
 
-def wilson(right: float, n: int) -> tuple[float, float]:
+def wilson(right: int, n: int) -> tuple[float, float]:
     """95 % interval of a proportion: honest also near 0 and 1 and for small `n`.
 
     Paper: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
@@ -51,7 +56,8 @@ def wilson(right: float, n: int) -> tuple[float, float]:
     share, z2 = right / n, Z_95**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # At the ends one side is exact, whatever rounding says.
+    return 0.0 if right == 0 else middle - half, 1.0 if right == n else middle + half
 
 
 def bootstrap(scores: Float64[np.ndarray, "n"], weights: Float64[np.ndarray, "n"], seed: int = 0) -> tuple[float, float]:

@@ -49,6 +49,7 @@ class TrainImageTokenizer:
     model: image.ImageTokenizerConfig = image.ImageTokenizerConfig()
     batch_pictures: int = 32
     batch_small: int = 32
+    varied: float = 0.5  # share of pictures that are mirrored, turned and moved
 
     @cached_property
     def data(self) -> Pictures:
@@ -65,8 +66,10 @@ class TrainImageTokenizer:
 
         def batch(step: int) -> Batch:
             rng = np.random.default_rng((seed, step))
-            return Batch(data.train[rng.integers(0, len(data.train), self.batch_pictures)],
-                         data.small[rng.integers(0, len(data.small), self.batch_small)])
+            pictures = data.train[rng.integers(0, len(data.train), self.batch_pictures)]
+            for index in np.flatnonzero(rng.random(len(pictures)) < self.varied):
+                pictures[index] = vary(pictures[index], self.model.patch, rng)
+            return Batch(pictures, data.small[rng.integers(0, len(data.small), self.batch_small)])
 
         return batch
 
@@ -87,10 +90,8 @@ class TrainImageTokenizer:
                     "codes/bits_after_left": conditional_bits(codes[:, :, :-1], codes[:, :, 1:]),
                     "codes/bits_after_above": conditional_bits(codes[:, :-1], codes[:, 1:]),
                     "train/recognised": recognised(train, drawn)}
-        both = [(valid, unseen), (train, drawn)]
-        rows = [np.concatenate(list(p[:SHEET_PICTURES]), axis=1) for pair in both for p in pair if len(p) >= SHEET_PICTURES]
-        if rows:
-            figures["original_and_decoded"] = np.concatenate(rows)
+        figures["original_and_decoded"] = np.concatenate(
+            [row for pair in ((valid, unseen), (train, drawn)) for row in _sheet(*pair)])
         return figures
 
     def export(self, module: image.ImageTokenizer, folder: Path) -> None:
@@ -135,6 +136,18 @@ def read_world(folder: str | Path) -> Pictures:
     return Pictures(pictures[splits == "train"], pictures[splits == "valid"], np.concatenate(small))
 
 
+def vary(picture: UInt8[np.ndarray, "size size 3"], patch: int, rng: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
+    """Mirror, turn and move by less than a patch: other patches of the same drawing.
+
+    The few hundred pictures of a small world do not show every way a line can cross a patch.
+    """
+    turned = np.rot90(picture[:, ::-1] if rng.random() < 0.5 else picture, rng.integers(4))
+    down, right = rng.integers(patch, size=2)
+    moved = np.full_like(picture, 255)
+    moved[down:, right:] = turned[: len(picture) - down, : len(picture) - right]
+    return moved
+
+
 def psnr(pictures: UInt8[np.ndarray, "..."], drawn: UInt8[np.ndarray, "..."]) -> float:
     """10 log10(255² / mean squared error), one error over all pictures."""
     error = np.mean((pictures.astype(np.float64) - drawn) ** 2)
@@ -158,6 +171,12 @@ def recognised(pictures: UInt8[np.ndarray, "N height width 3"], drawn: UInt8[np.
     wanted, got = (p.reshape(len(p), -1).astype(np.float32) / 255 for p in (pictures, drawn))
     distances = np.sum(wanted**2, axis=1)[None] - 2 * got @ wanted.T
     return float(np.mean(np.argmin(distances, axis=1) == np.arange(len(got))))
+
+
+def _sheet(*sets: UInt8[np.ndarray, "N height width 3"]) -> list[UInt8[np.ndarray, "height width*12 3"]]:
+    """For each set a row of the same few pictures, spread over all of them."""
+    chosen = np.linspace(0, len(sets[0]) - 1, SHEET_PICTURES).round().astype(int)
+    return [np.concatenate(list(pictures[chosen]), axis=1) for pictures in sets]
 
 
 def _again(module: image.ImageTokenizer, pictures: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ Next: audio_losses.py, which trains it; audio_io.py, which reads files.
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,8 @@ from gemini_mini.tokenizers import conformer, logmel
 
 MEL_PER_CODE = 4
 CODES_PER_S = logmel.SAMPLE_RATE_HZ / logmel.HOP_SAMPLES / MEL_PER_CODE
-BUCKETS_S = (1.0, 2.0, 4.0, 8.0)  # lengths that `encode_clip` pads to: few shapes, few compilations
+# Lengths that clips are padded to (0.9 to 7.2 s): few shapes, few compilations.
+BUCKETS_SAMPLES = (14_400, 28_800, 57_600, 115_200)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,52 +131,69 @@ class AudioTokenizer(nnx.Module):
         return jnp.where(valid, self.nearest(self.directions(self.hidden(mel, valid))), 0).astype(jnp.int32)
 
 
+def encode_clip(tokenizer: AudioTokenizer, samples: Float32[np.ndarray, "samples"]) -> Int32[np.ndarray, "A"]:
+    """Codes of one clip of any length.
+
+    Raises: InputError when it is shorter than one frame (25 ms) or holds values that are not finite.
+    """
+    return encode_many(tokenizer, [samples], 1)[0]
+
+
+def encode_many(
+    tokenizer: AudioTokenizer, clips: Sequence[Float32[np.ndarray, "_"]], batch_clips: int = 16
+) -> list[Int32[np.ndarray, "_"]]:
+    """Codes of each clip. What is longer than the last bucket is encoded in pieces of that length.
+
+    Pieces of a like length share a batch; memory is bounded by `batch_clips` of the last bucket.
+    Raises: InputError as `encode_clip`.
+    """
+    for clip in clips:
+        if len(clip) < logmel.WINDOW_SAMPLES:
+            raise errors.InputError(f"audio: a clip must last at least {logmel.WINDOW_SAMPLES} samples (25 ms at "
+                                    f"16 kHz), got {len(clip)}; give a longer one")
+        if not np.isfinite(clip).all():
+            raise errors.InputError("audio: samples must be finite, got NaN or infinity; record it again")
+    waiting: dict[int, list[tuple[int, int]]] = {}  # bucket -> (clip, first sample)
+    for index, clip in enumerate(clips):
+        for start in range(0, len(clip), BUCKETS_SAMPLES[-1]):
+            left = min(len(clip) - start, BUCKETS_SAMPLES[-1])
+            if left >= logmel.WINDOW_SAMPLES:  # else a sliver behind the last full piece
+                bucket = next(bucket for bucket in BUCKETS_SAMPLES if bucket >= left)
+                waiting.setdefault(bucket, []).append((index, start))
+    codes: dict[tuple[int, int], np.ndarray] = {}
+    for bucket, places in waiting.items():
+        for first in range(0, len(places), batch_clips):
+            here = places[first : first + batch_clips]
+            samples = np.zeros((batch_clips, bucket), np.float32)
+            count = np.zeros(batch_clips, np.int32)
+            for row, (index, start) in enumerate(here):
+                piece = clips[index][start : start + bucket]
+                samples[row, : len(piece)], count[row] = piece, len(piece)
+            encoded = np.asarray(_encode(tokenizer, jnp.asarray(samples), jnp.asarray(count)))
+            codes.update({place: encoded[row, : num_frames(int(count[row]))] for row, place in enumerate(here)})
+    joined: list[list[np.ndarray]] = [[] for _ in clips]
+    for index, start in sorted(codes):
+        joined[index].append(codes[index, start])
+    return [np.concatenate(pieces) for pieces in joined]
+
+
 @jax.jit
-def _encode(tokenizer: AudioTokenizer, samples: Float[Array, "B samples"], num_samples: Int[Array, "B"]):
+def _encode(tokenizer: AudioTokenizer, samples: Float[Array, "B samples"], num_samples: Int[Array, "B"]) -> Int32[Array, "B A"]:
     return tokenizer.encode(samples, num_samples)
 
 
-def encode_clip(tokenizer: AudioTokenizer, samples: Float32[np.ndarray, "samples"]) -> Int32[np.ndarray, "A"]:
-    """Codes of one clip of any length; what is longer than the last bucket is cut into pieces.
-
-    Raises: InputError when the clip is shorter than one frame (25 ms).
-    """
-    if len(samples) < logmel.WINDOW_SAMPLES:
-        raise errors.InputError(f"audio: a clip must last at least {logmel.WINDOW_SAMPLES} samples (25 ms at 16 kHz), "
-                                f"got {len(samples)}; record more")
-    buckets = [round(seconds * logmel.SAMPLE_RATE_HZ) for seconds in BUCKETS_S]
-    codes = []
-    for start in range(0, len(samples), buckets[-1]):
-        piece = samples[start : start + buckets[-1]]
-        if len(piece) < logmel.WINDOW_SAMPLES:  # a sliver behind the last full piece
-            break
-        bucket = next(bucket for bucket in buckets if bucket >= len(piece))
-        padded = np.pad(piece, (0, bucket - len(piece)))[None]
-        encoded = _encode(tokenizer, padded, np.array([len(piece)], np.int32))
-        codes.append(np.asarray(encoded)[0, : num_frames(len(piece))])
-    return np.concatenate(codes)
-
-
-def save(tokenizer: AudioTokenizer, folder: str | Path) -> None:
+def save(tokenizer: AudioTokenizer, path: str | Path) -> None:
     """Write weights and config, all that `load` needs."""
-    arrays = {"/".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(tokenizer))}
-    meta = {"config": json.dumps(dataclasses.asdict(tokenizer.config))}
-    files.save_arrays(Path(folder) / "audio_tokenizer.safetensors", arrays, meta)
+    arrays = {name: np.asarray(array) for name, array in nn.weights(tokenizer).items()}
+    files.save_arrays(path, arrays, {"config": json.dumps(dataclasses.asdict(tokenizer.config))})
 
 
-def load(folder: str | Path) -> AudioTokenizer:
+def load(path: str | Path) -> AudioTokenizer:
     """Read what `save` wrote. Raises: InputError when it is missing, damaged or of another shape."""
-    path = Path(folder) / "audio_tokenizer.safetensors"
     arrays, meta = files.load_arrays(path)
     try:
         config = AudioTokenizerConfig(**json.loads(meta["config"]))
-    except (KeyError, TypeError, json.JSONDecodeError):
-        raise errors.InputError(f"{path}: is not an audio tokenizer of this version; export it again") from None
-    tokenizer = AudioTokenizer(config, nnx.Rngs(0))
-    state = nnx.to_flat_state(nnx.state(tokenizer))
-    wanted = {"/".join(map(str, name)): leaf.shape for name, leaf in state}
-    if wanted != {name: array.shape for name, array in arrays.items()}:
-        raise errors.InputError(f"{path}: its arrays do not fit its config; export it again")
-    loaded = [(name, leaf.replace(jnp.asarray(arrays["/".join(map(str, name))]))) for name, leaf in state]
-    nnx.update(tokenizer, nnx.from_flat_state(loaded))
-    return tokenizer
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise errors.InputError(f"{path}: is no audio tokenizer of this version ({error}); train it again") from None
+    shape = jax.eval_shape(lambda: AudioTokenizer(config, nnx.Rngs(0)))
+    return nn.with_weights(shape, {name: jnp.asarray(array) for name, array in arrays.items()})

@@ -35,11 +35,9 @@ class AudioLossConfig:
     target_dim: int = 16
     best_rq: float = 0.1
     ctc: float = 1.0
-    codes: float = 1.0
-    commitment: float = 0.25
+    distance: float = 1.25  # between z and its code, as 1 - cosine
+    commitment: float = 0.25  # how much of it moves z, against 1 for the code
     mel: float = 0.3
-    smooth: float = 0.5
-    both: int = 0
 
 
 class AudioBatch(NamedTuple):
@@ -54,13 +52,14 @@ def random_targets(mel: Float[Array, "B A mel"], config: AudioLossConfig) -> Int
     """BEST-RQ's targets: the nearest of frozen random vectors, after a frozen random projection."""
     projection = audio.frozen_normal(1, mel.shape[-1], config.target_dim) * mel.shape[-1] ** -0.5
     codebook = audio.frozen_normal(2, config.num_targets, config.target_dim)
-    return jnp.argmax(audio.normalise(mel @ projection) @ audio.normalise(codebook).T, -1)
+    return jnp.argmax(audio.normalise(mel @ projection) @ audio.normalise(jnp.asarray(codebook)).T, -1)
 
 
 def random_spans(key: PRNGKeyArray, valid: Bool[Array, "B A"], config: AudioLossConfig) -> Bool[Array, "B A"]:
     """Spans of `mask_frames` valid frames that start anywhere; they may overlap."""
     starts = jax.random.bernoulli(key, config.mask_start, valid.shape)
-    return sum(conformer.neighbours(starts[..., None], config.mask_frames))[..., 0].astype(bool) & valid
+    spans = sum(conformer.neighbours(starts[..., None].astype(jnp.float32), config.mask_frames))
+    return (spans[..., 0] > 0) & valid
 
 
 class AudioTrainer(nnx.Module):
@@ -70,6 +69,7 @@ class AudioTrainer(nnx.Module):
         self.config = loss
         self.tokenizer = audio.AudioTokenizer(tokenizer, rngs)
         mel = audio.MEL_PER_CODE * logmel.NUM_MEL
+        self.masked = nn.param(rngs, (mel,), "M")
         self.target_head = nn.param(rngs, (tokenizer.width, loss.num_targets), "D V")
         self.letter_head = nn.param(rngs, (tokenizer.code_dim, num_letters + 1), "Z V", 10.0)
         self.letter_bias = nn.constant((num_letters + 1,), "V", 0.0)
@@ -91,7 +91,7 @@ class AudioTrainer(nnx.Module):
         config = self.config
         mel, valid = audio.features(batch.samples, batch.num_samples)
         masked = random_spans(key, valid, config)
-        hidden = self.tokenizer.hidden(jnp.where(masked[..., None], 0.0, mel), valid)
+        hidden = self.tokenizer.hidden(jnp.where(masked[..., None], self.masked[...][None, None], mel), valid)
         frames = valid.sum()
 
         log_target = jax.nn.log_softmax(nn.einsum("bad,dv->bav", hidden, self.target_head))
@@ -102,23 +102,20 @@ class AudioTrainer(nnx.Module):
         z = self.tokenizer.directions(hidden)
         chosen = self.tokenizer.codebook()[self.tokenizer.nearest(z)]
         hold = jax.lax.stop_gradient
-        codes = jnp.sum((1 - jnp.sum(hold(z) * chosen, -1)) * valid) / frames
-        commitment = jnp.sum((1 - jnp.sum(z * hold(chosen), -1)) * valid) / frames
-        rough = jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - config.smooth, (z.shape[0], 1, 1))
-        quantised = z + rough * hold(chosen - z)  # straight through: the codes forward, z backward
+        near = jnp.sum(hold(z) * chosen + config.commitment * z * hold(chosen), -1) / (1 + config.commitment)
+        distance = jnp.sum((1 - near) * valid) / frames
+        quantised = z + hold(chosen - z)  # straight through: the codes forward, z backward
 
-        logits = self.letter_logits(quantised)
-        if config.both:
-            logits = jnp.concatenate([self.letter_logits(z), self.letter_logits(z + hold(chosen - z))])
-            double = lambda x: jnp.concatenate([x, x])
-            ctc = optax.ctc_loss(logits, double(1.0 - valid), double(batch.letters), double(1.0 * (batch.letters == BLANK))).sum() / jnp.maximum((batch.letters != BLANK).sum(), 1) / 2
-        num_letters = jnp.maximum((batch.letters != BLANK).sum(), 1)
-        if not config.both: ctc = optax.ctc_loss(logits, 1.0 - valid, batch.letters, 1.0 * (batch.letters == BLANK)).sum() / num_letters
+        # Spelt twice, from z and from its code: z alone leads the way while the codes are young.
+        logits = jnp.concatenate([self.letter_logits(z), self.letter_logits(quantised)])
+        letters, past_end = jnp.tile(batch.letters, (2, 1)), jnp.tile(1.0 - valid, (2, 1))
+        ctc = optax.ctc_loss(logits, past_end, letters, 1.0 * (letters == BLANK))
+        ctc = ctc.sum() / jnp.maximum((letters != BLANK).sum(), 1)
 
         context = jnp.concatenate(conformer.neighbours(quantised * valid[..., None], 3), -1)
         drawn = nn.einsum("bad,dm->bam", jax.nn.gelu(nn.einsum("baz,zd->bad", context, self.mel_in)), self.mel_out)
         mel_error = jnp.sum((drawn - mel) ** 2 * valid[..., None]) / (frames * mel.shape[-1])
 
-        total = (config.best_rq * best_rq + config.ctc * ctc + config.codes * codes
-                 + config.commitment * commitment + config.mel * mel_error)
-        return total, {"best_rq": best_rq, "ctc": ctc, "codes": codes, "commitment": commitment, "mel": mel_error}
+        total = (config.best_rq * best_rq + config.ctc * ctc + config.distance * distance
+                 + config.mel * mel_error)
+        return total, {"best_rq": best_rq, "ctc": ctc, "distance": distance, "mel": mel_error}

@@ -28,13 +28,12 @@ class Subsample(nnx.Module):
     """Halve the frame rate: a convolution over four frames with stride two."""
 
     def __init__(self, inputs: int, width: int, rngs: nnx.Rngs):
-        self.weight = nn.param(rngs, (4 * inputs, width), "M D")
-        self.norm = nn.RMSNorm(width)
+        self.weight = nn.param(rngs, (4 * inputs, width), "M D", 2**0.5)
 
     def __call__(self, x: Float[Array, "B frames M"]) -> Float[Array, "B half D"]:
         pairs = x.reshape(x.shape[0], x.shape[1] // 2, 2 * x.shape[2])
         following = jnp.pad(pairs[:, 1:], ((0, 0), (0, 1), (0, 0)))
-        return self.norm(jax.nn.gelu(nn.einsum("btm,md->btd", jnp.concatenate([pairs, following], -1), self.weight)))
+        return jax.nn.gelu(nn.einsum("btm,md->btd", jnp.concatenate([pairs, following], -1), self.weight))
 
 
 class Attention(nnx.Module):
@@ -64,19 +63,19 @@ class Convolution(nnx.Module):
 
     def __init__(self, width: int, kernel: int, rngs: nnx.Rngs):
         self.norm = nn.RMSNorm(width)
-        self.gate = nn.param(rngs, (width, width), "D D")
-        self.up = nn.param(rngs, (width, width), "D D")
-        self.depthwise = nn.param(rngs, (kernel, width), "A D")
-        self.inner_norm = nn.RMSNorm(width)
-        self.down = nn.param(rngs, (width, width), "D D")
+        self.gate = nn.param(rngs, (width, width), "D F")
+        self.up = nn.param(rngs, (width, width), "D F")
+        self.depthwise = nn.param(rngs, (kernel, width), "A F")
+        self.inner_norm = nn.RMSNorm(width, "F")
+        self.down = nn.param(rngs, (width, width), "F D")
 
     def __call__(self, x: Float[Array, "B A D"], valid: Bool[Array, "B A"]) -> Float[Array, "B A D"]:
         x = self.norm(x)
-        x = nn.einsum("bad,de->bae", x, self.up) * jax.nn.sigmoid(nn.einsum("bad,de->bae", x, self.gate))
+        x = nn.einsum("bad,df->baf", x, self.up) * jax.nn.sigmoid(nn.einsum("bad,df->baf", x, self.gate))
         weight = self.depthwise[...]
         shifted = neighbours(x * valid[..., None], weight.shape[0])
         x = sum(copy * weight[i][None, None] for i, copy in enumerate(shifted))
-        return nn.einsum("bad,de->bae", jax.nn.silu(self.inner_norm(x)), self.down)
+        return nn.einsum("baf,fd->bad", jax.nn.silu(self.inner_norm(x)), self.down)
 
 
 class Block(nnx.Module):

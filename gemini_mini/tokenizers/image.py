@@ -5,7 +5,7 @@
 White is zero. Pixels enter as darkness (1 - value), no layer has a bias, and code 0 is the zero
 vector. So a white patch is always code 0, and the zeros that a block sees beyond the border are
 the white page around the picture: no size, position or border is known to the weights. Any
-multiple of the patch works, and a picture on a larger white canvas keeps its codes and its pixels.
+multiple of the patch works, and a picture on a larger white canvas keeps its codes.
 
 A code depends on its own patch alone; only the decoder looks at neighbours. The same patch is the
 same code wherever it stands, which is what a language model can learn to predict.
@@ -210,9 +210,9 @@ def decode_many(tokenizer: ImageTokenizer, codes: Int32[np.ndarray, "N Y X"]) ->
 
 
 def _in_batches(function: Callable, rows: np.ndarray) -> np.ndarray:
-    size = min(ENCODE_BATCH, 1 << (len(rows) - 1).bit_length())  # few sizes, so few compilations
+    size = min(ENCODE_BATCH, 1 << max(0, len(rows) - 1).bit_length())  # few sizes, so few compilations
     parts = []
-    for start in range(0, len(rows), size):
+    for start in range(0, max(1, len(rows)), size):
         part = rows[start : start + size]
         full = np.concatenate([part, np.zeros((size - len(part), *rows.shape[1:]), rows.dtype)])
         parts.append(np.asarray(function(full))[: len(part)])

@@ -94,8 +94,8 @@ def _open(path: str | Path) -> Image.Image:
         raise errors.InputError(f"{path}: has no pixels ({width}×{height}); choose another file")
     if width * height > MAX_PIXELS:
         raise errors.InputError(
-            f"{path}: has {width}×{height} = {width * height / 1e6:.0f} megapixels, at most "
-            f"{MAX_PIXELS / 1e6:.0f} are read; scale the picture down first")
+            f"{path}: has {width}×{height} pixels = {width * height / 1e6:.0f} megapixels; at most "
+            f"{MAX_PIXELS / 1e6:.0f} megapixels are read, scale the picture down first")
     return image
 
 

@@ -55,6 +55,7 @@ class RunConfig:
 
     folder: str
     steps: int
+    budget: float = 1.0  # run this fraction of the steps, schedule and all
     seed: int = 0
     max_minutes: float = 0.0  # above 0: a slow machine runs fewer steps, decided before the first
     log_every: int = 10
@@ -94,9 +95,9 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
         return jax.device_put(state, places), step_fn, lambda n: parallel.shard_rows(batches(n), devices)
 
     if not started:
-        steps = config.steps
+        steps = max(1, round(config.steps * config.budget))
         if config.max_minutes:
-            steps = _affordable_steps(build(steps), config)
+            steps = _affordable_steps(build(steps), steps, config)
         started = {"steps": steps, "settings": settings, "inputs": inputs}
         files.write_json(folder / "run.json", started)
     steps = started["steps"]
@@ -166,7 +167,7 @@ def _difference(old, new, where: str = "") -> str:
     return f"{where}: {old} there, {new} now"
 
 
-def _affordable_steps(built, config: RunConfig) -> int:
+def _affordable_steps(built, steps: int, config: RunConfig) -> int:
     """How many steps fit in `max_minutes` on this machine, from the median of a few steps' times."""
     state, step_fn, batch = built
     times = []
@@ -176,11 +177,11 @@ def _affordable_steps(built, config: RunConfig) -> int:
         jax.block_until_ready(metrics)
         times.append(time.perf_counter() - begin)
     step_s = sorted(times[2:])[2]
-    steps = min(config.steps, max(1, int(config.max_minutes * 60 / step_s)))
-    if steps < config.steps:
-        print(f"{config.folder}: {step_s:.2f} s a step here, so {steps} of {config.steps} steps fit in "
+    fit = max(1, int(config.max_minutes * 60 / step_s))
+    if fit < steps:
+        print(f"{config.folder}: {step_s:.2f} s a step here, so {fit} of {steps} steps fit in "
               f"{config.max_minutes:g} minutes (run.max_minutes=0 runs them all)")
-    return steps
+    return min(fit, steps)
 
 
 def _peak_flops() -> float:

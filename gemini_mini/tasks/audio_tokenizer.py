@@ -1,0 +1,196 @@
+"""Train the audio tokenizer on a world's speech and its transcripts.
+
+Batches hold clips of a like length, from few lengths, so few shapes are compiled. One epoch is a
+keyed permutation: every step is a function of (seed, step). Only the clips the world trains on are
+read; the evaluation reads the codes of others by CTC's own greedy rule: a lower bound on what a
+language model can read from them.
+Next: ../tokenizers/audio_losses.py.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int16
+
+from gemini_mini import errors, files
+from gemini_mini.tokenizers import audio, audio_losses, logmel
+
+EVAL_CLIPS = 256
+EVAL_SPLITS = ("train", "valid", "test_speaker_language")
+
+
+class Spoken(NamedTuple):
+    """A clip and what it says."""
+
+    samples: Int16[np.ndarray, "samples"]
+    text: str
+    split: str
+
+
+class Speech(NamedTuple):
+    """What a world says, and the letters that its training transcripts are spelt with."""
+
+    clips: list[Spoken]
+    letters: str
+
+
+class Bucket(NamedTuple):
+    """Clips of at most `seconds` and `letters`, `clips` of them in a batch."""
+
+    seconds: float
+    letters: int
+    clips: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainAudioTokenizer:
+    """`world` is a folder built by data_prep/emoji_world.py."""
+
+    world: str
+    model: audio.AudioTokenizerConfig = audio.AudioTokenizerConfig()
+    losses: audio_losses.AudioLossConfig = audio_losses.AudioLossConfig()
+    short: tuple[float, int, int] = (0.9, 24, 40)  # a Bucket
+    long: tuple[float, int, int] = (2.4, 48, 16)
+
+    @property
+    def buckets(self) -> tuple[Bucket, Bucket]:
+        return Bucket(*self.short), Bucket(*self.long)
+
+    @cached_property
+    def speech(self) -> Speech:
+        return read_world(self.world)
+
+    def inputs(self) -> dict:
+        return {"world": files.read_json(Path(self.world) / "built.json")["content"]}
+
+    def init(self, rngs: nnx.Rngs) -> audio_losses.AudioTrainer:
+        return audio_losses.AudioTrainer(self.model, self.losses, len(self.speech.letters), rngs)
+
+    def batches(self, steps: int, seed: int) -> Callable[[int], audio_losses.AudioBatch]:
+        sorted_clips = self._sort([clip for clip in self.speech.clips if clip.split == "train"])
+        counts = [len(clips) // bucket.clips for clips, bucket in zip(sorted_clips, self.buckets, strict=True)]
+        if not sum(counts):
+            raise errors.InputError(f"{self.world}: no bucket of clips fills a batch; take fewer clips per batch "
+                                    "(task.short, task.long)")
+        turns = np.repeat(np.arange(len(counts)), counts)
+
+        def batch(step: int) -> audio_losses.AudioBatch:
+            epoch, place = divmod(step, len(turns))
+            rng = np.random.default_rng((seed, epoch))
+            turn = rng.permutation(turns)
+            orders = [rng.permutation(len(clips)) for clips in sorted_clips]
+            which = turn[place]
+            size = self.buckets[which].clips
+            first = np.count_nonzero(turn[:place] == which) * size
+            return self._pad([sorted_clips[which][i] for i in orders[which][first : first + size]], self.buckets[which])
+
+        return batch
+
+    def loss(
+        self, module: audio_losses.AudioTrainer, batch: audio_losses.AudioBatch, key
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        return module.loss(batch, key)
+
+    def evals(self, module: audio_losses.AudioTrainer) -> dict[str, float]:
+        """Character error rates of reading the codes alone, and how the codes are used."""
+        read = jax.jit(lambda module, batch: module.read(batch.samples, batch.num_samples))
+        figures, counts, changes, frames = {}, np.zeros(self.model.num_codes, np.int64), 0, 0
+        for split in EVAL_SPLITS:
+            wrong = letters = 0
+            clips = [clip for clip in self.speech.clips if clip.split == split][:EVAL_CLIPS]
+            for bucket, group in zip(self.buckets, self._sort(clips), strict=True):
+                for first in range(0, len(group), bucket.clips):
+                    here = group[first : first + bucket.clips]
+                    batch = self._pad(here, bucket)
+                    results = [np.asarray(x) for x in read(module, jax.tree.map(jnp.asarray, batch))]
+                    for codes, best, valid, wanted in list(zip(*results, batch.letters, strict=True))[: len(here)]:
+                        codes, wanted = codes[valid], wanted[wanted != audio_losses.BLANK]
+                        wrong += edit_distance(collapse(best[valid].tolist()), wanted.tolist())
+                        letters += len(wanted)
+                        counts += np.bincount(codes, minlength=len(counts))
+                        changes += np.count_nonzero(np.diff(codes))
+                        frames += len(codes)
+            if letters:
+                figures[f"{split}/cer"] = wrong / letters
+        shares = counts[counts > 0] / counts.sum()
+        return figures | {"codes/used": float(np.mean(counts > 0)), "codes/changes": changes / frames,
+                          "codes/perplexity": float(np.exp(-(shares * np.log(shares)).sum()))}
+
+    def export(self, module: audio_losses.AudioTrainer, folder: Path) -> None:
+        """Write audio.safetensors: the encoder and its codebook; the heads that taught it are dropped."""
+        audio.save(module.tokenizer, folder / "audio.safetensors")
+
+    @property
+    def batch_tokens(self) -> int:
+        """Codes in a batch, padding included, as the mean over the buckets."""
+        sizes = [b.clips * audio.num_frames(round(b.seconds * logmel.SAMPLE_RATE_HZ)) for b in self.buckets]
+        return round(np.mean(sizes))
+
+    @property
+    def batch_flops(self) -> int:
+        shapes = jax.eval_shape(lambda: self.init(nnx.Rngs(0)))
+        return 6 * self.batch_tokens * sum(weight.size for weight in jax.tree.leaves(shapes))
+
+    def _sort(self, clips: Sequence[Spoken]) -> list[list[Spoken]]:
+        """Clips by bucket; what is longer than the last, or has no room to be spelt out, is left out."""
+        kept: list[list[Spoken]] = [[] for _ in self.buckets]
+        for clip in clips:
+            fits = [len(clip.samples) <= b.seconds * logmel.SAMPLE_RATE_HZ and len(clip.text) <= b.letters
+                    for b in self.buckets]
+            # CTC puts a blank between equal neighbours, and one frame holds one letter at most.
+            needed = len(clip.text) + sum(a == b for a, b in zip(clip.text, clip.text[1:]))
+            if any(fits) and audio.num_frames(len(clip.samples)) >= max(1, needed):
+                kept[fits.index(True)].append(clip)
+        return kept
+
+    def _pad(self, clips: Sequence[Spoken], bucket: Bucket) -> audio_losses.AudioBatch:
+        """One batch; rows without a clip stay empty."""
+        samples = np.zeros((bucket.clips, round(bucket.seconds * logmel.SAMPLE_RATE_HZ)), np.float32)
+        num_samples = np.zeros(bucket.clips, np.int32)
+        letters = np.zeros((bucket.clips, bucket.letters), np.int32)
+        for row, clip in enumerate(clips):
+            num_samples[row] = len(clip.samples)
+            samples[row, : num_samples[row]] = clip.samples / np.float32(32768)
+            known = [1 + self.speech.letters.index(c) for c in clip.text if c in self.speech.letters]
+            letters[row, : len(known)] = known
+        return audio_losses.AudioBatch(samples, num_samples, letters)
+
+
+def read_world(folder: str | Path) -> Speech:
+    """Raises: InputError when the folder is no finished world."""
+    folder = Path(folder)
+    if not (folder / "built.json").is_file():
+        raise errors.InputError(f"{folder}: holds no finished world; "
+                                f"run: python -m data_prep.emoji_world --size demo --out {folder}")
+    items = files.read_json(folder / "pictures" / "items.json")
+    said = files.read_json(folder / "speech" / "clips" / "clips.json")
+    shards = sorted(shard for shard in (folder / "speech").iterdir() if shard.name.isdigit())
+    waves = [wave for shard in shards for wave in np.split(
+        np.load(shard / "samples.npy", mmap_mode="r"), np.cumsum(np.load(shard / "lengths.npy"))[:-1])]
+    clips = [Spoken(wave, items[item]["names"][lang].lower(), split)
+             for wave, (item, lang, _, split) in zip(waves, said, strict=True)]
+    return Speech(clips, "".join(sorted({c for clip in clips if clip.split == "train" for c in clip.text})))
+
+
+def collapse(best: Sequence[int]) -> list[int]:
+    """CTC's reading of the best letter of each frame: repeats are one, blanks are none."""
+    return [int(letter) for letter, _ in itertools.groupby(best) if letter != audio_losses.BLANK]
+
+
+def edit_distance(got: Sequence[int], wanted: Sequence[int]) -> int:
+    """Fewest insertions, deletions and substitutions between two sequences."""
+    row = np.arange(len(wanted) + 1)
+    for i, letter in enumerate(got, 1):
+        above, row = row, np.empty_like(row)
+        row[0] = i
+        for j, other in enumerate(wanted, 1):
+            row[j] = min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (letter != other))
+    return int(row[-1])

