@@ -47,7 +47,7 @@ nav { font-size: .9rem; margin: 1rem 0; } nav a { color: var(--strong); text-dec
 .cards { display: flex; flex-wrap: wrap; gap: .7rem; align-items: stretch; }
 .card { border: 2px solid var(--line); border-radius: 10px; padding: .45rem; max-width: 100%; font-size: .85rem; box-sizing: border-box; }
 .card.wrong { border-color: #d64545; } .card .ask { opacity: .75; margin: 0 .2rem .2rem; overflow-wrap: anywhere; max-width: 12rem; }
-.card .wide { max-width: none; } .card figure { margin: 0; } .card .said { margin: .2rem; overflow-wrap: anywhere; max-width: 22rem; }
+.card .wide { max-width: none; } .card figure { margin: 0; } .card .said { margin: .2rem; overflow-wrap: anywhere; max-width: 12rem; }
 .card audio { height: 2rem; width: 15rem; }
 .mark { font-weight: 700; } .wrong .mark { color: #d64545; } .right .mark { color: #2f9e5b; }
 .chart { width: 100%; max-width: 33rem; height: auto; } .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
@@ -294,6 +294,7 @@ def _said(answer: stream.Document, truth: stream.Document, is_right: bool) -> st
     said = page.escape(suite.words(answer)) or "<i>nothing</i>"
     mark = '<span class="mark">✓</span>' if is_right else '<span class="mark">✗</span>'
     correct = "" if is_right else f'<br><span class="note">truth: {page.escape(suite.words(truth))}</span>'
+    correct = correct if suite.words(truth) else ""  # where a picture was asked for
     return f'<p class="said" dir="auto">{mark} {said}{correct}</p>'
 
 

@@ -169,15 +169,14 @@ def parse(ids: Int32[np.ndarray, "T"], vocab: Vocab) -> list[EncodedPart]:
 
     Raises: InputError naming the first position that breaks the grammar, or a missing end.
     """
-    ids = np.asarray(ids)
-    classes = class_of(vocab)
+    classes, table = class_of(vocab).tolist(), NEXT.tolist()  # lists: a walk reads one number at a time
     state, parts = START, []
     pieces, codes, times, grids = [], [], [], []
     height = width = 0
     in_video = False
-    for at, token in enumerate(ids.tolist()):
+    for at, token in enumerate(np.asarray(ids).tolist()):
         kind = classes[token] if 0 <= token < vocab.size else -1
-        to = NEXT[state, kind] if kind >= 0 else -1
+        to = table[state][kind] if kind >= 0 else -1
         if to < 0:
             raise errors.InputError(f"stream: position {at} must be {EXPECTED[state]}, got id {token}")
         if pieces and kind != TokenClass.PIECE:  # a text or a time ends where something else begins
@@ -212,7 +211,7 @@ def parse(ids: Int32[np.ndarray, "T"], vocab: Vocab) -> list[EncodedPart]:
             case TokenClass.EOV:
                 parts.append(Clip(times, grids))
                 times, grids, in_video = [], [], False
-        state = int(to)
+        state = to
     if state != DONE:
         raise errors.InputError(f"stream: ends after {len(ids)} ids where {EXPECTED[state]} must follow")
     return parts

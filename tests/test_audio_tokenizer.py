@@ -17,7 +17,7 @@ from gemini_mini.tasks import audio_tokenizer as task_lib
 from gemini_mini.tokenizers import audio, audio_io, audio_losses, conformer, logmel
 
 RATE = 16_000
-SMALL = audio.AudioTokenizerConfig(width=32, heads=2, layers=2, hidden=32, num_codes=64, code_dim=8)
+SMALL = audio.AudioTokenizerConfig(width=32, heads=2, layers=1, hidden=32, num_codes=64, code_dim=8)
 TINY = audio.AudioTokenizerConfig(width=16, heads=2, layers=1, hidden=16, num_codes=16, code_dim=4)
 
 
@@ -74,31 +74,25 @@ def test_a_second_is_25_codes():
     assert audio.num_frames(RATE) == audio.CODES_PER_S == 25
 
 
+@jax.jit
+def encode(tokenizer, samples, num_samples):
+    mel, valid = audio.features(samples, num_samples)
+    return tokenizer.encode(samples, num_samples), tokenizer.directions(tokenizer.hidden(mel, valid))
+
+
 def test_padding_changes_no_valid_code(tokenizer):
-    lengths = np.array([16_000, 8_123, 400, 11_111])
-    padded = noise(7, 4, 24_000) * 9  # what stands behind the clips is loud, not zero
+    lengths = np.array([16_000, 400, 11_111])
+    padded = noise(7, 3, 20_000) * 9  # what stands behind the clips is loud, not zero
     for row, length in enumerate(lengths):
         padded[row, :length] = noise(row, length)
-    together = np.asarray(encode(tokenizer, padded, lengths))
-    z_padded = np.asarray(directions(tokenizer, padded, lengths))
+    codes, z = map(np.asarray, encode(tokenizer, padded, lengths))
     for row, length in enumerate(lengths):
         count = audio.num_frames(int(length))
-        alone = noise(row, length)[None], lengths[row : row + 1]
+        alone_codes, alone_z = map(np.asarray, encode(tokenizer, noise(row, length)[None], lengths[row : row + 1]))
         # Equal up to the order of float32 sums, which differs with the shape.
-        np.testing.assert_allclose(z_padded[row, :count], np.asarray(directions(tokenizer, *alone))[0, :count], atol=1e-4)
-        assert np.array_equal(together[row, :count], np.asarray(encode(tokenizer, *alone))[0, :count])
-        assert not together[row, count:].any()
-
-
-def encode(tokenizer, samples, num_samples):
-    return jax.jit(audio.AudioTokenizer.encode)(tokenizer, jnp.asarray(samples), jnp.asarray(num_samples))
-
-
-def directions(tokenizer, samples, num_samples):
-    def run(tokenizer, samples, num_samples):
-        return tokenizer.directions(tokenizer.hidden(*audio.features(samples, num_samples)))
-
-    return jax.jit(run)(tokenizer, jnp.asarray(samples), jnp.asarray(num_samples))
+        np.testing.assert_allclose(z[row, :count], alone_z[0, :count], atol=1e-4)
+        assert np.array_equal(codes[row, :count], alone_codes[0, :count])
+        assert not codes[row, count:].any()
 
 
 def test_features_do_not_depend_on_loudness():
@@ -107,20 +101,22 @@ def test_features_do_not_depend_on_loudness():
     np.testing.assert_allclose(plain, quiet, atol=0.1)  # the floor keeps it from being exact
 
 
-def test_encode_many_is_encode_clip(tokenizer):
-    clips = [noise(i, n) for i, n in enumerate((400, 5_000, 14_400, 14_401, 40_000))]
-    clips.append(noise(9, 2 * audio.BUCKETS_SAMPLES[-1] + 20_000))  # three pieces
-    clips.append(noise(10, audio.BUCKETS_SAMPLES[-1] + 100))  # a sliver is left out
-    many = audio.encode_many(tokenizer, clips, batch_clips=4)
+def test_encode_many_is_encode_clip_and_long_clips_are_cut(tokenizer, monkeypatch):
+    monkeypatch.setattr(audio, "BUCKETS_SAMPLES", (8_000, 16_000))
+    clips = [noise(i, n) for i, n in enumerate((400, 8_000, 8_001, 14_000, 5_000))]
+    clips.append(noise(9, 2 * 16_000 + 9_000))  # three pieces
+    clips.append(noise(10, 16_000 + 100))  # a sliver is left out
+    many = audio.encode_many(tokenizer, clips, batch_clips=3)
     for clip, codes in zip(clips, many, strict=True):
-        pieces = [clip[i : i + audio.BUCKETS_SAMPLES[-1]] for i in range(0, len(clip), audio.BUCKETS_SAMPLES[-1])]
+        pieces = [clip[i : i + 16_000] for i in range(0, len(clip), 16_000)]
         assert len(codes) == sum(audio.num_frames(len(piece)) for piece in pieces)
         assert codes.dtype == np.int32 and codes.min() >= 0 and codes.max() < SMALL.num_codes
         assert np.array_equal(codes, audio.encode_clip(tokenizer, clip))
+    assert np.array_equal(many[5][:25], audio.encode_clip(tokenizer, clips[5][:16_000]))
 
 
 def test_silence_is_legal_and_too_short_is_not(tokenizer):
-    assert len(audio.encode_clip(tokenizer, np.zeros(8_000, np.float32))) == audio.num_frames(8_000)
+    assert len(audio.encode_clip(tokenizer, np.zeros(14_400, np.float32))) == audio.num_frames(14_400)
     with pytest.raises(errors.InputError, match="at least 400 samples"):
         audio.encode_clip(tokenizer, np.zeros(399, np.float32))
     with pytest.raises(errors.InputError, match="finite"):

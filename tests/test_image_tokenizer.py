@@ -15,8 +15,8 @@ from gemini_mini import errors, files, nn
 from gemini_mini.tasks import image_tokenizer as task_lib
 from gemini_mini.tokenizers import image, image_io
 
-SMALL = image.ImageTokenizerConfig(num_codes=32, code_dim=4, width=24, hidden=32, encoder_layers=1, decoder_layers=2,
-                                   shifted=2)
+SMALL = image.ImageTokenizerConfig(
+    num_codes=32, code_dim=4, width=24, hidden=32, encoder_layers=1, decoder_layers=2, shifted=2)
 LAYERS_SEEN = SMALL.decoder_layers  # each looks one patch further
 
 
@@ -75,9 +75,9 @@ def test_paper_that_is_nearly_white_is_white(tokenizer):
 
 def test_a_drawing_moves_with_its_codes_and_reaches_as_far_as_there_are_layers(tokenizer):
     content = jnp.asarray(np.random.default_rng(1).integers(1, SMALL.num_codes, (1, 2, 2)), jnp.int32)
-    size = 2 * LAYERS_SEEN + 4
-    grids = [jnp.zeros((1, size, size), jnp.int32).at[:, at : at + 2, at : at + 2].set(content) for at in (LAYERS_SEEN, LAYERS_SEEN + 1)]
-    here, there = (tokenizer.decode(grid) for grid in grids)
+    paper = jnp.zeros((1, 2 * LAYERS_SEEN + 4, 2 * LAYERS_SEEN + 4), jnp.int32)
+    here, there = (tokenizer.decode(paper.at[:, at : at + 2, at : at + 2].set(content))
+                   for at in (LAYERS_SEEN, LAYERS_SEEN + 1))
     np.testing.assert_allclose(here[:, :-4, :-4], there[:, 4:, 4:], atol=1e-6)
     assert float(jnp.std(here)) > 0.01
     np.testing.assert_array_equal(there[:, :4], 1.0)  # one patch beyond the reach of the layers
@@ -115,13 +115,11 @@ def test_looking_around_takes_channels_from_each_neighbour():
     np.testing.assert_array_equal(image.look_around(jnp.asarray(x), 2), expected)
 
 
-def test_nearest_is_nearest_both_ways():
+def test_distances_are_those_of_euclid():
     rng = np.random.default_rng(0)
     latents, book = rng.normal(size=(50, 4)).astype(np.float32), rng.normal(size=(9, 4)).astype(np.float32)
-    distances = ((latents[:, None] - book[None]) ** 2).sum(-1)
-    codes, closest = image.nearest(jnp.asarray(latents), jnp.asarray(book))
-    np.testing.assert_array_equal(codes, distances.argmin(1))
-    np.testing.assert_array_equal(closest, distances.argmin(0))
+    expected = ((latents[:, None] - book[None]) ** 2).sum(-1)
+    np.testing.assert_allclose(image.distances(jnp.asarray(latents), jnp.asarray(book)), expected, atol=1e-5)
 
 
 # Learning.
@@ -133,16 +131,20 @@ def test_the_encoder_learns_as_if_nothing_had_been_rounded():
     pixels = noise(2, 8, 8)
     weights = nn.weights(module)
 
-    def latents(embed):
-        return nn.with_weights(module, weights | {"embed": embed})._latents(pixels)
-
     def error(vectors):
         return jnp.mean((module._draw(vectors) - pixels) ** 2)
 
-    grid, back = jax.vjp(latents, weights["embed"])
-    quantised = module.code_vectors()[module.encode(pixels)]
-    assert float(jnp.abs(quantised - grid).max()) > 0.1
-    expected = back(jax.grad(error)(quantised))[0]
+    @jax.jit
+    def by_hand(embed):
+        def latents(embed):
+            return nn.with_weights(module, weights | {"embed": embed})._latents(pixels)
+
+        grid, back = jax.vjp(latents, embed)
+        quantised = module.code_vectors()[module.encode(pixels)]
+        return jnp.abs(quantised - grid).max(), back(jax.grad(error)(quantised))[0]
+
+    rounding, expected = by_hand(weights["embed"])
+    assert float(rounding) > 0.1
     got = jax.jit(jax.grad(lambda w: nn.with_weights(module, w).loss([pixels], None)[0]))(weights)
     assert float(jnp.abs(expected).max()) > 1e-5
     np.testing.assert_allclose(got["embed"], expected, rtol=1e-3, atol=1e-7)
@@ -158,6 +160,17 @@ def test_every_code_is_pulled_to_patches_but_white_stays():
     gradient = gradients["codebook"]
     assert np.asarray(gradient)[1:].any(axis=1).all()
     assert not np.asarray(gradient)[0].any()
+
+
+def test_a_double_of_white_is_pulled_to_a_patch_that_is_badly_represented():
+    module = image.ImageTokenizer(SMALL, nnx.Rngs(0))
+    weights = nn.weights(module)
+    doubled = weights | {"codebook": weights["codebook"].at[5].set(0.0)}
+    picture = on_canvas(noise(1, 4, 4), 4, 4, 16)
+    latent = nn.with_weights(module, doubled)._latents(picture)[0, 1, 1]
+    pull = -jax.jit(jax.grad(lambda w: nn.with_weights(module, w).loss([picture], None)[0]))(doubled)["codebook"][5]
+    cosine = float(pull @ latent / jnp.linalg.norm(pull) / jnp.linalg.norm(latent))
+    assert cosine == pytest.approx(1.0, abs=1e-4)  # white itself, nearer, would have held it at zero
 
 
 def test_pictures_of_two_shapes_weigh_by_their_pixels():

@@ -43,7 +43,7 @@ def attend(
     scores = jnp.einsum("bkmh,bskh->bkms", folded, k, preferred_element_type=jnp.float32)
     seen = jnp.repeat(mask, heads // kv_heads, axis=1)[:, None]
     top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True, where=seen, initial=-1e30))
-    weights = jnp.where(seen, jnp.exp(scores - top), 0.0)
+    weights = jnp.exp(jnp.where(seen, scores - top, -jnp.inf))
     total = jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1e-30)
     out = jnp.einsum("bkms,bskh->bkmh", weights.astype(v.dtype), v) / total.astype(v.dtype)
     return rearrange(out, "b k (t g) h -> b t (k g) h", t=q.shape[1])

@@ -6,7 +6,7 @@ never use, so that the language model is not asked to learn ids without a meanin
 Next: ../tokenizers/image.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Array, Float, Int32, PRNGKeyArray, UInt8
 
 from gemini_mini import errors, files, nn
 from gemini_mini.tokenizers import image
@@ -36,9 +36,9 @@ class Batch(NamedTuple):
 class Pictures(NamedTuple):
     """What a world's folder holds, by use."""
 
-    train: UInt8[np.ndarray, "N height width 3"]
-    valid: UInt8[np.ndarray, "N height width 3"]
-    small: UInt8[np.ndarray, "N _ _ 3"]  # frames of clips and digits, train only
+    train: UInt8[np.ndarray, "B height width 3"]
+    valid: UInt8[np.ndarray, "B height width 3"]
+    small: UInt8[np.ndarray, "B _ _ 3"]  # frames of clips and digits, train only
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,20 @@ class TrainImageTokenizer:
 
         return batch
 
-    def loss(self, module: image.ImageTokenizer, batch: Batch, key) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    def loss(
+        self, module: image.ImageTokenizer, batch: Batch, key: PRNGKeyArray | None
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         return module.loss([pixels.astype(jnp.float32) / 255 for pixels in batch], key)
 
     def evals(self, module: image.ImageTokenizer) -> dict[str, float | np.ndarray]:
-        """Sharpness of each set; how evenly codes are used; whether pictures are recognised; a sheet to look at."""
+        """Sharpness of each set, how evenly codes are used, whether pictures are recognised; a sheet."""
+        small = self.data.small[:EVAL_PICTURES]
         train, valid = self.data.train[:EVAL_PICTURES], self.data.valid[:EVAL_PICTURES]
         codes = image.encode_many(module, train)
         drawn = image.decode_many(module, codes)
         unseen = _again(module, valid)
         figures = {"train/psnr": psnr(train, drawn), "valid/psnr": psnr(valid, unseen),
-                   "small/psnr": psnr(self.data.small[:EVAL_PICTURES], _again(module, self.data.small[:EVAL_PICTURES]))}
+                   "small/psnr": psnr(small, _again(module, small))}
         counts = self._counts(module)
         figures |= {"codes/used": float(np.mean(counts > 0)), "codes/perplexity": 2 ** entropy_bits(counts),
                     "codes/bits": entropy_bits(np.bincount(codes.ravel())),
@@ -102,8 +105,8 @@ class TrainImageTokenizer:
     @property
     def batch_tokens(self) -> int:
         """Patches in a batch."""
-        pixels = self.batch_pictures * self.data.train[0, ..., 0].size + self.batch_small * self.data.small[0, ..., 0].size
-        return pixels // self.model.patch**2
+        large, small = self.data.train[0, ..., 0].size, self.data.small[0, ..., 0].size
+        return (self.batch_pictures * large + self.batch_small * small) // self.model.patch**2
 
     @property
     def batch_flops(self) -> int:
@@ -136,7 +139,9 @@ def read_world(folder: str | Path) -> Pictures:
     return Pictures(pictures[splits == "train"], pictures[splits == "valid"], np.concatenate(small))
 
 
-def vary(picture: UInt8[np.ndarray, "size size 3"], patch: int, rng: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
+def vary(
+    picture: UInt8[np.ndarray, "size size 3"], patch: int, rng: np.random.Generator
+) -> UInt8[np.ndarray, "size size 3"]:
     """Mirror, turn and move by less than a patch: other patches of the same drawing.
 
     The few hundred pictures of a small world do not show every way a line can cross a patch.
@@ -166,14 +171,16 @@ def conditional_bits(given: Int32[np.ndarray, "..."], codes: Int32[np.ndarray, "
     return entropy_bits(pairs) - entropy_bits(np.bincount(given.ravel()))
 
 
-def recognised(pictures: UInt8[np.ndarray, "N height width 3"], drawn: UInt8[np.ndarray, "N height width 3"]) -> float:
+def recognised(
+    pictures: UInt8[np.ndarray, "B height width 3"], drawn: UInt8[np.ndarray, "B height width 3"]
+) -> float:
     """How many drawings are nearer to their own picture than to any other, by pixels."""
     wanted, got = (p.reshape(len(p), -1).astype(np.float32) / 255 for p in (pictures, drawn))
     distances = np.sum(wanted**2, axis=1)[None] - 2 * got @ wanted.T
     return float(np.mean(np.argmin(distances, axis=1) == np.arange(len(got))))
 
 
-def _sheet(*sets: UInt8[np.ndarray, "N height width 3"]) -> list[UInt8[np.ndarray, "height width*12 3"]]:
+def _sheet(*sets: UInt8[np.ndarray, "B height width 3"]) -> list[UInt8[np.ndarray, "height width*12 3"]]:
     """For each set a row of the same few pictures, spread over all of them."""
     chosen = np.linspace(0, len(sets[0]) - 1, SHEET_PICTURES).round().astype(int)
     return [np.concatenate(list(pictures[chosen]), axis=1) for pictures in sets]

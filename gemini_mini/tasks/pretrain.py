@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Int, PRNGKeyArray
 
-from gemini_mini import errors, files, nn
+from gemini_mini import errors, files, nn, vocab as vocabulary
 from gemini_mini.data import loader, mixture, packing, rows
 from gemini_mini.model import decoder
 from gemini_mini.tokenizers import bundle
@@ -33,6 +34,7 @@ class Pretrain:
     model: decoder.DecoderConfig = decoder.DecoderConfig()
     batch_rows: int = 8
     loss_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)  # control, text, image, audio
+    hide_images: float = 0.0  # hide image codes from the input, up to this share of a row's
 
     @cached_property
     def tokenizers(self) -> bundle.Tokenizers:
@@ -56,9 +58,22 @@ class Pretrain:
         return loader.Loader(self.train_rows, self.stages, self.batch_rows, steps, seed).batch
 
     def loss(self, module: decoder.Decoder, batch: packing.Batch, key) -> tuple[jax.Array, dict[str, jax.Array]]:
-        hidden = module(batch.tokens, batch.positions, batch.segments)
+        tokens = batch.tokens if key is None else self._hide(batch.tokens, key)
+        hidden = module(tokens, batch.positions, batch.segments)
         return loss.next_token(module.logits(hidden), batch.targets, batch.weights, self.tokenizers.vocab,
                                self.loss_weights)
+
+    def _hide(self, tokens: Int[Array, "B T"], key: PRNGKeyArray) -> Int[Array, "B T"]:
+        """Replace a share of each row's image codes, from none to `hide_images`, by padding in the input.
+
+        Given its first codes, a picture seen before continues by itself: the caption is then needed at
+        a few positions only, and is learned from those alone. With codes missing it is needed at every
+        position. Targets stay whole.
+        """
+        level_key, key = jax.random.split(key)
+        level = self.hide_images * jax.random.uniform(level_key, (tokens.shape[0], 1))
+        hide = jax.random.uniform(key, tokens.shape) < level
+        return jnp.where(hide & (self.tokenizers.vocab.modality_of(tokens) == vocabulary.IMAGE), vocabulary.PAD, tokens)
 
     def evals(self, module: decoder.Decoder) -> dict[str, float]:
         """Validation loss of each source and modality in nats per token."""

@@ -55,7 +55,7 @@ def num_frames(num_samples):
 
 @functools.cache
 def frozen_normal(seed: int, *shape: int) -> np.ndarray:
-    """Standard normal numbers that are the same in every release of numpy."""
+    """Standard normal numbers, the same in every release of numpy: this generator is kept as it is."""
     return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
 
 
@@ -81,7 +81,7 @@ def features(samples: Float[Array, "B samples"], num_samples: Int[Array, "B"]) -
     count = logmel.num_frames(num_samples)
     inside = (jnp.arange(mel.shape[1])[None] < count[:, None])[..., None]
     total = jnp.maximum(count, 1).astype(mel.dtype)[:, None, None]
-    centred = inside * (mel - jnp.sum(mel, 1, keepdims=True, where=inside) / total)
+    centred = jnp.where(inside, mel - jnp.sum(mel, 1, keepdims=True, where=inside) / total, 0.0)
     spread = jnp.sqrt(jnp.sum(centred**2, (1, 2), keepdims=True) / (total * logmel.NUM_MEL) + 0.1)
     mel = (centred / spread).reshape(mel.shape[0], -1, MEL_PER_CODE * logmel.NUM_MEL)
     return Features(mel, jnp.arange(mel.shape[1])[None] < num_frames(num_samples)[:, None])

@@ -23,8 +23,8 @@ class Tokenizers(NamedTuple):
 
     def encode_documents(self, documents: list[stream.Document]) -> list[list[stream.EncodedPart]]:
         """Encode many documents, each distinct picture and sound once and in batches."""
-        grids = self._grids([p for d in documents for p in d])
-        sounds: dict[str, stream.Sound] = {}
+        parts = [part for document in documents for part in document]
+        grids, sounds = self._grids(parts), self._sounds(parts)
 
         def encode(part: stream.Part) -> stream.EncodedPart:
             match part:
@@ -37,10 +37,7 @@ class Tokenizers(NamedTuple):
                 case stream.Video(frames, seconds):
                     return stream.Clip([self.text.encode(_clock(s)) for s in seconds], [grids[_key(f)] for f in frames])
                 case stream.Audio(samples):
-                    key = _key(samples)
-                    if key not in sounds:
-                        sounds[key] = stream.Sound(audio.encode_clip(self.audio, samples))
-                    return sounds[key]
+                    return sounds[_key(samples)]
             raise TypeError(f"encode: not a part: {type(part).__name__}")
 
         return [[encode(part) for part in document] for document in documents]
@@ -71,6 +68,11 @@ class Tokenizers(NamedTuple):
             codes = image.encode_many(self.image, np.stack([distinct[k] for k in keys]))
             grids.update({k: stream.Grid(c) for k, c in zip(keys, codes, strict=True)})
         return grids
+
+    def _sounds(self, parts: list[stream.Part]) -> dict[str, stream.Sound]:
+        distinct = {_key(p.samples): p.samples for p in parts if isinstance(p, stream.Audio)}
+        codes = audio.encode_many(self.audio, list(distinct.values()))
+        return {key: stream.Sound(c) for key, c in zip(distinct, codes, strict=True)}
 
 
 def load(text_path: Path, image_path: Path, audio_path: Path) -> Tokenizers:

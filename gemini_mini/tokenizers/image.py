@@ -1,6 +1,6 @@
 """Image tokenizer: pictures -> a grid of codes -> pictures, by vector quantisation.
 
-    pixels ─patches─▶ MLPs ─▶ z ─nearest code─▶ ids ─▶ code vectors ─▶ blocks that mix neighbours ─▶ pixels
+    pixels ─patches─▶ MLPs ─▶ z ─nearest code─▶ ids ─▶ vectors ─▶ mixing blocks ─▶ pixels
 
 White is zero. Pixels enter as darkness (1 - value), no layer has a bias, and code 0 is the zero
 vector. So a white patch is always code 0, and the zeros that a block sees beyond the border are
@@ -11,10 +11,11 @@ A code depends on its own patch alone; only the decoder looks at neighbours. The
 same code wherever it stands, which is what a language model can learn to predict.
 
 The codebook learns by gradient alone, from both sides: each patch pulls its nearest code (to the
-mean of its cell), and each code is pulled to its nearest patch, so that none stays where no patch
-ever comes. A dead code would cost the language model and draw nothing.
+mean of its cell), and each code is pulled to the nearest patch that is badly represented. Without
+the second, codes die where no patch ever comes; without "badly", they die as doubles of patches
+that are everywhere (white, flat yellow). A dead code costs the language model and draws nothing.
 Papers: VQ-VAE, arXiv 1711.00937; shifted channels in place of convolutions, arXiv 2201.10801.
-What differs: the pull from both sides (a Chamfer distance), the zero code, no encoder context.
+What differs: the pull from both sides, the zero code, no context in the encoder.
 Next: ../tasks/image_tokenizer.py, which trains it.
 """
 
@@ -51,10 +52,11 @@ class ImageTokenizerConfig:
 
     def __post_init__(self):
         if min(self.patch, self.code_dim, self.width, self.hidden, self.decoder_layers) < 1 or self.num_codes < 2:
-            raise errors.InputError(f"image tokenizer: sizes must be at least 1 and num_codes at least 2, got {self}")
+            raise errors.InputError("image tokenizer: sizes must be at least 1 and num_codes at least 2, "
+                                    f"got {self}; raise them")
         if self.width <= self.shifted * len(NEIGHBOURS):
-            raise errors.InputError(f"image tokenizer: width must exceed 8 * shifted so that channels of the patch "
-                                    f"itself remain, got width {self.width} and shifted {self.shifted}")
+            raise errors.InputError("image tokenizer: width must exceed 8 * shifted so that channels of the "
+                                    f"patch itself remain, got width {self.width} and shifted {self.shifted}")
 
 
 class Block(nnx.Module):
@@ -92,8 +94,8 @@ class ImageTokenizer(nnx.Module):
         Raises: InputError when a side is not a multiple of the patch.
         """
         latents = self._latents(pixels)
-        codes, _ = nearest(latents.reshape(-1, self.config.code_dim), self.code_vectors())
-        return codes.reshape(latents.shape[:-1])
+        far = distances(latents.reshape(-1, self.config.code_dim), self.code_vectors())
+        return jnp.argmin(far, axis=1).astype(jnp.int32).reshape(latents.shape[:-1])
 
     def decode(self, codes: Int[Array | np.ndarray, "B Y X"]) -> Float[Array, "B height width 3"]:
         """Pixels in [0, 1] of a grid of codes."""
@@ -110,15 +112,18 @@ class ImageTokenizer(nnx.Module):
         grids = [self._latents(pixels) for pixels in batches]
         latents = jnp.concatenate([grid.reshape(-1, self.config.code_dim) for grid in grids])
         book = self.code_vectors()
-        codes, closest = nearest(stop(latents), stop(book))
-        quantised = book[codes]
+        far = distances(stop(latents), stop(book))
+        quantised = book[jnp.argmin(far, axis=1)]
+        missed = jnp.min(far, axis=1)
+        wanting = jnp.argmin(jnp.where(missed[:, None] < jnp.mean(missed), jnp.inf, far), axis=0)
         # The decoder sees codes; the encoder gets its gradient as if nothing had been rounded.
-        rounded = jnp.split(latents + stop(quantised - latents), np.cumsum([grid[..., 0].size for grid in grids])[:-1])
+        ends = np.cumsum([grid[..., 0].size for grid in grids])
+        rounded = jnp.split(latents + stop(quantised - latents), ends[:-1])
         drawn = [self._draw(flat.reshape(grid.shape)) for flat, grid in zip(rounded, grids, strict=True)]
         squares = sum(jnp.sum((a - b) ** 2) for a, b in zip(drawn, batches, strict=True))
         error = squares / sum(pixels.size for pixels in batches)
         commitment = mean_square(latents - stop(quantised))
-        attraction = mean_square(quantised - stop(latents)) + mean_square(book - stop(latents)[closest])
+        attraction = mean_square(quantised - stop(latents)) + mean_square(book - stop(latents)[wanting])
         total = error + self.config.commitment * commitment + self.config.attraction * attraction
         return total, {"psnr": -10 * jnp.log10(error), "commitment": commitment, "attraction": attraction}
 
@@ -146,8 +151,8 @@ def to_patches(pixels: Float[Array, "B height width C"], patch: int) -> Float[Ar
     """
     rows, height, width, channels = pixels.shape
     if height % patch or width % patch or not height or not width:
-        raise errors.InputError(f"image tokenizer: both sides of a picture must be multiples of its patch of {patch} "
-                                f"pixels, got {height}×{width}; resize it (image_io.read_image does)")
+        raise errors.InputError(f"image tokenizer: both sides of a picture must be multiples of its patch of "
+                                f"{patch} pixels, got {height}×{width}; resize it (image_io.read_image does)")
     grid = pixels.reshape(rows, height // patch, patch, width // patch, patch, channels)
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(rows, height // patch, width // patch, -1)
 
@@ -183,10 +188,10 @@ def mean_square(x: Float[Array, "... Z"]) -> Float[Array, ""]:
     return jnp.mean(jnp.sum(x * x, axis=-1))
 
 
-def nearest(latents: Float[Array, "B Z"], book: Float[Array, "V Z"]) -> tuple[Int32[Array, "B"], Int32[Array, "V"]]:
-    """For each latent its nearest code, for each code its nearest latent."""
-    squares = jnp.sum(latents**2, axis=1)[:, None] - 2 * latents @ book.T + jnp.sum(book**2, axis=1)[None]
-    return jnp.argmin(squares, axis=1).astype(jnp.int32), jnp.argmin(squares, axis=0).astype(jnp.int32)
+def distances(latents: Float[Array, "B Z"], book: Float[Array, "V Z"]) -> Float[Array, "B V"]:
+    """Squared distance of each latent to each code."""
+    square = jnp.sum(latents**2, axis=1)[:, None] + jnp.sum(book**2, axis=1)[None]
+    return jnp.maximum(square - 2 * latents @ book.T, 0.0)
 
 
 @jax.jit
@@ -199,12 +204,16 @@ def _decode(tokenizer: ImageTokenizer, codes: Int32[Array, "B Y X"]) -> UInt8[Ar
     return jnp.round(tokenizer.decode(codes) * 255).astype(jnp.uint8)
 
 
-def encode_many(tokenizer: ImageTokenizer, pictures: UInt8[np.ndarray, "N height width 3"]) -> Int32[np.ndarray, "N Y X"]:
+def encode_many(
+    tokenizer: ImageTokenizer, pictures: UInt8[np.ndarray, "B height width 3"]
+) -> Int32[np.ndarray, "B Y X"]:
     """Codes of pictures of one shape, in batches of one compiled size."""
     return _in_batches(lambda batch: _encode(tokenizer, batch), pictures)
 
 
-def decode_many(tokenizer: ImageTokenizer, codes: Int32[np.ndarray, "N Y X"]) -> UInt8[np.ndarray, "N height width 3"]:
+def decode_many(
+    tokenizer: ImageTokenizer, codes: Int32[np.ndarray, "B Y X"]
+) -> UInt8[np.ndarray, "B height width 3"]:
     """Pictures of grids of one shape, in batches of one compiled size."""
     return _in_batches(lambda batch: _decode(tokenizer, batch), codes)
 
@@ -219,7 +228,7 @@ def _in_batches(function: Callable, rows: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def keep_codes(tokenizer: ImageTokenizer, used: Int[np.ndarray, "K"]) -> ImageTokenizer:
+def keep_codes(tokenizer: ImageTokenizer, used: Int[np.ndarray, "V"]) -> ImageTokenizer:
     """A tokenizer with the codes `used` alone (code 0, white, must be the first of them)."""
     config = dataclasses.replace(tokenizer.config, num_codes=len(used))
     small = ImageTokenizer(config, nnx.Rngs(0))
@@ -238,6 +247,7 @@ def load(path: str | Path) -> ImageTokenizer:
     try:
         config = ImageTokenizerConfig(**json.loads(meta["config"]))
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise errors.InputError(f"{path}: is no image tokenizer of this version ({error}); train it again") from None
+        raise errors.InputError(f"{path}: is no image tokenizer of this version ({error}); "
+                                "train it again") from None
     shape = jax.eval_shape(lambda: ImageTokenizer(config, nnx.Rngs(0)))
     return nn.with_weights(shape, {name: jnp.asarray(array) for name, array in arrays.items()})

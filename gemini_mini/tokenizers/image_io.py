@@ -7,19 +7,27 @@ Video is a few equally spaced frames (Gemini report, arXiv 2312.11805, section 5
 Next: image.py, which turns the pixels into codes.
 """
 
+import contextlib
 import io
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from gemini_mini import errors, files
 
 MAX_PIXELS = 40_000_000  # 40 megapixels: 160 MB once decoded
 FOLDER_FRAME_S = 1.0  # pictures in a folder carry no times: one a second
-STILL_GIF_FRAME_S = 0.1  # what browsers show for a frame that claims to last 0 s
+UNTIMED_FRAME_S = 0.1  # what browsers show for a frame that claims to last 0 s
+
+# What Pillow's plug-ins have been seen to raise on damaged bytes.
+PILLOW_ERRORS = (ArithmeticError, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError,
+                 ValueError, struct.error, zlib.error)
 
 
 def read_image(path: str | Path, multiple: int = 4, size: int = 32) -> UInt8[np.ndarray, "height width 3"]:
@@ -75,6 +83,15 @@ def equally_spaced(num_frames: int, total: int) -> list[int]:
     return [(2 * i * (total - 1) + gaps) // (2 * gaps) for i in range(num_frames)]
 
 
+@contextlib.contextmanager
+def _decoding(path: str | Path) -> Iterator[None]:
+    """Say of which file, when Pillow stumbles over damaged bytes."""
+    try:
+        yield
+    except PILLOW_ERRORS as error:
+        raise errors.InputError(f"{path}: is damaged or cut short ({error}); download or export it again") from None
+
+
 def _open(path: str | Path) -> Image.Image:
     """Open the file and check its header; no pixel is decoded yet."""
     if not Path(path).is_file():
@@ -86,9 +103,9 @@ def _open(path: str | Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise errors.InputError(f"{path}: {error}; at most {MAX_PIXELS / 1e6:.0f} megapixels are read, "
                                 "scale the picture down first") from None
-    except Exception as error:  # damaged headers make Pillow's plug-ins raise almost anything
-        raise errors.InputError(f"{path}: must be a picture (PNG, JPEG, WebP, GIF, ...), but it cannot be "
-                                f"read as one ({error}); convert it or choose another file") from None
+    except PILLOW_ERRORS as error:
+        raise errors.InputError(f"{path}: must be a picture (PNG, JPEG, WebP, GIF, ...), but cannot be read as "
+                                f"one ({error}); convert it or choose another file") from None
     width, height = image.size
     if width == 0 or height == 0:
         raise errors.InputError(f"{path}: has no pixels ({width}×{height}); choose another file")
@@ -105,29 +122,27 @@ def _target(image: Image.Image, multiple: int, size: int) -> tuple[int, int]:
         raise errors.InputError(f"size of a picture: must be a multiple of the patch of {multiple} pixels, "
                                 f"got {size}; choose for example {max(1, round(size / multiple)) * multiple}")
     width, height = image.size
-    if _exif_swaps_sides(image):
+    if _orientation(image) >= 5:  # on its side
         width, height = height, width
     patches = [max(1, round(size * side / max(width, height) / multiple)) for side in (width, height)]
     return patches[0] * multiple, patches[1] * multiple
 
 
-def _exif_swaps_sides(image: Image.Image) -> bool:
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held, 1 (upright) to 8."""
     try:
-        return image.getexif().get(0x0112, 1) >= 5  # orientation 5 to 8: on its side
-    except Exception:  # a damaged EXIF block is no reason to refuse the pixels
-        return False
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except PILLOW_ERRORS:  # a damaged EXIF block is no reason to refuse the pixels
+        return 1
 
 
-def _pixels(path: str | Path, image: Image.Image, target: tuple[int, int]) -> np.ndarray:
+def _pixels(path: str | Path, image: Image.Image, target: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
     """Decode the current frame as RGB on white at the `target` size."""
-    try:
+    with _decoding(path):
         image.load()
-    except Exception as error:  # as above: decoders raise almost anything on damaged bytes
-        raise errors.InputError(f"{path}: is damaged or cut short ({error}); "
-                                "download or export it again") from None
-    if _exif_swaps_sides(image) or image.getexif().get(0x0112, 1) > 1:
-        image = ImageOps.exif_transpose(image)
-    image = _on_white(image)
+        if _orientation(image) > 1:
+            image = ImageOps.exif_transpose(image)
+        image = _on_white(image)
     if image.size != target:
         # Hamming is as sharp as bicubic when shrinking and does not ring around line art.
         image = image.resize(target, Image.Resampling.HAMMING)
@@ -154,33 +169,19 @@ def _animation_frames(
 ) -> tuple[list[np.ndarray], list[float]]:
     image = _open(path)
     target = _target(image, multiple, size)
-    try:
+    with _decoding(path):
         total = getattr(image, "n_frames", 1)
-    except Exception as error:  # counting walks the whole file, so damage shows here
-        raise errors.InputError(f"{path}: is damaged or cut short ({error}); export it again") from None
     wanted = set(equally_spaced(num_frames, total))
     frames, starts_s, now_s = [], [], 0.0
     for index in range(total):  # in order: a frame is drawn over those before it
-        try:
+        with _decoding(path):
             image.seek(index)
-        except Exception as error:
-            raise errors.InputError(f"{path}: frame {index + 1} of {total} is damaged ({error}); "
-                                    "export it again") from None
+            image.load()  # WebP knows how long a frame lasts only now
         if index in wanted:
             frames.append(_pixels(path, image, target))
             starts_s.append(now_s)
-        else:
-            _skip(path, image)
-        now_s += image.info.get("duration", 0) / 1000 or STILL_GIF_FRAME_S
+        now_s += image.info.get("duration", 0) / 1000 or UNTIMED_FRAME_S
     return frames, starts_s
-
-
-def _skip(path: Path, image: Image.Image) -> None:
-    """Decode a frame that is not kept: WebP knows a frame's duration only after loading it."""
-    try:
-        image.load()
-    except Exception as error:
-        raise errors.InputError(f"{path}: is damaged or cut short ({error}); export it again") from None
 
 
 def _folder_frames(
