@@ -15,5 +15,5 @@ def config() -> config_lib.Experiment:
     return config_lib.Experiment(
         task=audio_tokenizer.TrainAudioTokenizer(world="data/demo/world"),
         optim=optim.OptimConfig(kind="adamw", lr=2e-3, decay=0.5, beta2=0.98, weight_decay=0.01),
-        run=loop.RunConfig(folder="runs/demo/audio_tokenizer", steps=1000, eval_every=500, save_every=500),
+        run=loop.RunConfig(folder="runs/demo-audio", steps=1000, max_minutes=2.5, save_every=250),
     )

@@ -13,18 +13,16 @@ from gemini_mini.model import decoder
 from gemini_mini.tasks import pretrain
 from gemini_mini.train import loop, optim
 
-TEXT = {"prose": 0.04, "code": 0.04, "names": 0.03, "captions": 0.02, "translate": 0.03}
+TEXT = {"prose": 0.03, "code": 0.03, "names": 0.02, "captions": 0.01, "translate": 0.02}
+PAIRS = {"listen": 0.10, "speech_draw": 0.03, "motion": 0.07, "digits": 0.02, "interleaved": 0.03, "one_shot": 0.06}
 STAGES = (
     # Each modality by itself and in its plainest pairs.
-    mixture.Stage("foundations", 0.15, {"draw": 0.35, "name": 0.2, "listen": 0.15, "motion": 0.06, "digits": 0.04,
-                                        "prose": 0.08, "code": 0.06, "names": 0.06}),
-    # Every pairing and interleaved documents.
-    mixture.Stage("paired", 0.7, TEXT | {"draw": 0.4, "name": 0.14, "listen": 0.12, "speech_draw": 0.03, "motion": 0.05,
-                                         "digits": 0.02, "interleaved": 0.03, "one_shot": 0.05}),
-    # What the demo is asked to do, while the learning rate falls.
-    mixture.Stage("annealing", 1.0, {"draw": 0.5, "name": 0.16, "listen": 0.12, "speech_draw": 0.03, "motion": 0.05,
-                                     "digits": 0.02, "interleaved": 0.03, "one_shot": 0.05, "translate": 0.01,
-                                     "prose": 0.015, "code": 0.015}),
+    mixture.Stage("foundations", 0.15, {"draw": 0.42, "name": 0.16, "listen": 0.14, "motion": 0.06, "digits": 0.04,
+                                        "prose": 0.07, "code": 0.07, "names": 0.04}),
+    # Every pairing, and documents in which they mix.
+    mixture.Stage("paired", 0.7, TEXT | PAIRS | {"draw": 0.44, "name": 0.14}),
+    # What the demo is asked for, while the learning rate falls.
+    mixture.Stage("annealing", 1.0, PAIRS | {"draw": 0.53, "name": 0.14, "prose": 0.01, "code": 0.01}),
 )
 
 
@@ -33,8 +31,8 @@ def config() -> config_lib.Experiment:
         task=pretrain.Pretrain(
             rows="data/demo/rows", text_tokenizer="data/demo/text/text.model",
             image_tokenizer="runs/demo-image/image.safetensors", audio_tokenizer="runs/demo-audio/audio.safetensors",
-            stages=STAGES, model=decoder.DecoderConfig(depth=4, aspect=64, context_tokens=1024), batch_rows=8,
+            stages=STAGES, model=decoder.DecoderConfig(depth=4, aspect=64), batch_rows=9, hide_images=1.0,
         ),
-        optim=optim.OptimConfig(kind="muon", lr=2e-3, muon_lr=1e-2, decay=0.3),
-        run=loop.RunConfig(folder="runs/demo", steps=1000, max_minutes=9.0, eval_every=250, save_every=100),
+        optim=optim.OptimConfig(kind="muon", lr=4e-3, muon_lr=2e-2, decay=0.4),
+        run=loop.RunConfig(folder="runs/demo", steps=850, max_minutes=10.0, eval_every=300, save_every=100),
     )

@@ -4,6 +4,7 @@ import collections
 import html.parser
 import json
 import math
+import pathlib
 from fractions import Fraction
 
 import jax
@@ -376,7 +377,7 @@ def model(world):
     vocab = vocabulary.Vocab(texts.num_pieces, 16, 8, "test")
     config = decoder.DecoderConfig(vocab.size, depth=1, aspect=32, head_dim=16, context_tokens=512)
     module = decoder.Decoder(config, nnx.Rngs(0))
-    return answerer.RunAnswerer(run.Run(module, bundle.Tokenizers(texts, images, sounds, vocab), {}, "test"))
+    return answerer.RunAnswerer(run.Run(module, bundle.Tokenizers(texts, images, sounds, vocab), {}, pathlib.Path("test")), batch_rows=4)
 
 
 def test_a_model_answers_every_question_in_order(world, model):

@@ -19,7 +19,6 @@ from gemini_mini.data import packing
 from gemini_mini.decode import engine, grammar, sampling
 from gemini_mini.tokenizers import image
 
-BATCH_ROWS = 64  # questions answered at once
 TEXT_ROWS, TEXT_ROW_TOKENS = 8, 512
 
 
@@ -51,6 +50,7 @@ class RunAnswerer:
     run: run_lib.Run
     temperature: float = 0.0
     seed: int = 0
+    batch_rows: int = 64  # questions answered at once
 
     @property
     def patch(self) -> int:
@@ -64,13 +64,13 @@ class RunAnswerer:
     ) -> list[stream.Document]:
         tokenizers, ids = self.run.tokenizers, self._render(prompts, is_prompt=True)
         settings = engine.Settings(text=sampling.GREEDY, image=sampling.Sampling(self.temperature),
-                                   rules=grammar.Rules(), max_tokens=max_tokens, seed=self.seed, batch_rows=BATCH_ROWS)
+                                   rules=grammar.Rules(), max_tokens=max_tokens, seed=self.seed, batch_rows=self.batch_rows)
         answers: dict[int, list[stream.EncodedPart]] = {}
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        for first in range(0, len(order), BATCH_ROWS):
-            chosen = order[first : first + BATCH_ROWS]
+        for first in range(0, len(order), self.batch_rows):
+            chosen = order[first : first + self.batch_rows]
             # Always whole batches: one compiled program serves the last one too.
-            whole = chosen + chosen[-1:] * (BATCH_ROWS - len(chosen))
+            whole = chosen + chosen[-1:] * (self.batch_rows - len(chosen))
             written = engine.generate(self.run.model, tokenizers.vocab, [ids[i] for i in whole], settings)
             for i, answer in zip(chosen, written):
                 parts = stream.parse(np.concatenate([ids[i], answer.tokens]), tokenizers.vocab)

@@ -31,6 +31,7 @@ def save(folder: Path, step: int, state, keep: int) -> None:
     Raises: OSError when the disk is full; the checkpoints before stay as they were.
     """
     ocp = _orbax()
+    folder = folder.absolute()  # Orbax takes no other
     beside = folder / f".{step:08d}.tmp"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -53,6 +54,7 @@ def restore(folder: Path, template) -> tuple[int, object] | None:
     Raises: InputError when there are checkpoints and none is intact.
     """
     ocp = _orbax()
+    folder = folder.absolute()
     leaves, treedef = jax.tree.flatten(template)
     abstract = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves]
     for step in reversed(steps(folder)):
