@@ -1,25 +1,29 @@
 # make demo   everything, from nothing to runs/demo/report.html (about 15 minutes on 2 cores)
+# make laptop  the same on the whole world, about two and a half hours
 # make test   the fast tests;  make test-slow  the others
 # BUDGET=0.1  a tenth of the training: shows that all works, not how well
 
 PYTHON ?= python3
 BUDGET ?= 1
 BIN := .venv/bin
-DATA := data/demo
-RUNS := runs
 
-.PHONY: demo test test-slow clean
+.PHONY: demo laptop test test-slow clean
 
-demo: .venv/installed
-	$(BIN)/python -m data_prep.emoji_world --size demo --out $(DATA)/world
-	$(BIN)/python -m data_prep.train_text_tokenizer $(DATA)/world --out $(DATA)/text
-	$(BIN)/python train.py configs/image_tokenizer.py run.budget=$(BUDGET) task.world=$(DATA)/world run.folder=$(RUNS)/demo-image
-	$(BIN)/python train.py configs/audio_tokenizer.py run.budget=$(BUDGET) task.world=$(DATA)/world run.folder=$(RUNS)/demo-audio
-	$(BIN)/python -m data_prep.pack $(DATA)/world --text $(DATA)/text/text.model --image $(RUNS)/demo-image/image.safetensors \
-		--audio $(RUNS)/demo-audio/audio.safetensors --out $(DATA)/rows
-	$(BIN)/python train.py configs/demo.py run.budget=$(BUDGET) task.rows=$(DATA)/rows run.folder=$(RUNS)/demo
-	$(BIN)/python -m gemini_mini.evals $(RUNS)/demo --world $(DATA)/world
-	$(BIN)/python -m gemini_mini.report $(RUNS)/demo
+demo: SIZE = demo
+demo: PIECES = 2048
+laptop: SIZE = laptop
+laptop: PIECES = 8192
+demo laptop: .venv/installed
+	$(BIN)/python -m data_prep.emoji_world --size $(SIZE) --out data/$(SIZE)/world
+	$(BIN)/python -m data_prep.train_text_tokenizer data/$(SIZE)/world --pieces $(PIECES) --out data/$(SIZE)/text
+	$(BIN)/python train.py configs/image_tokenizer.py task.world=data/$(SIZE)/world run.folder=runs/$(SIZE)-image run.budget=$(BUDGET)
+	$(BIN)/python train.py configs/audio_tokenizer.py task.world=data/$(SIZE)/world run.folder=runs/$(SIZE)-audio run.budget=$(BUDGET)
+	$(BIN)/python -m data_prep.pack data/$(SIZE)/world --text data/$(SIZE)/text/text.model \
+		--image runs/$(SIZE)-image/image.safetensors --audio runs/$(SIZE)-audio/audio.safetensors --out data/$(SIZE)/rows
+	$(BIN)/python train.py configs/$(SIZE).py run.budget=$(BUDGET)
+	$(BIN)/python -m gemini_mini.evals runs/$(SIZE)
+	$(BIN)/python -m gemini_mini.report runs/$(SIZE)
+	@echo "done: open runs/$(SIZE)/report.html"
 
 test: .venv/installed
 	$(BIN)/python -m pytest -m "not slow"

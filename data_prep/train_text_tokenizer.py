@@ -17,6 +17,7 @@ def build(world_folder: Path, num_pieces: int, out: Path) -> None:
               "code": files.code_hash(text, documents)}
 
     def make(folder: Path) -> None:
+        print(f"text tokenizer: training {num_pieces} pieces (a few seconds)")
         sample = documents.text_sample(emoji_world.load(world_folder), seed=0)
         tokenizer = text.train(sample, num_pieces)
         files.write_bytes(folder / "text.model", tokenizer.model_proto)

@@ -1,6 +1,6 @@
 """Moving pictures with exact captions: one emoji on white that moves or changes size.
 
-Six frames, one second apart. The object is about 8 pixels on 16 x 16, so a frame is 4 x 4 codes
+Four frames, one second apart. The object is about 8 pixels on 16 x 16, so a frame is 4 x 4 codes
 and a clip costs about as much as one large picture.
 """
 
@@ -14,7 +14,7 @@ from PIL import Image
 from data_prep import pictures, splits
 
 MOTIONS = ("left", "right", "up", "down", "grows", "shrinks")
-NUM_FRAMES = 6
+NUM_FRAMES = 4
 
 
 class Shot(NamedTuple):

@@ -2,7 +2,7 @@
 
     python -m gemini_mini.report runs/demo     writes runs/demo/report.html
 
-One file without links to anything: curves, figures beside chance and baselines, and what the
+One file that loads nothing from elsewhere: curves, figures beside chance and baselines, and what the
 model drew, named, heard and saw. The examples shown are the first of the evaluation's own order,
 never chosen by hand; wrong ones are marked and have a section of their own.
 Next: evals/suite.py (where the figures come from), decode/page.py (the HTML).
@@ -27,6 +27,12 @@ from gemini_mini.train import metrics as metrics_lib
 
 NUM_SHOWN = {"draw": 24, "name": 16, "listen": 10, "speech_draw": 8, "motion": 8, "one_shot": 4, "interleaved": 4,
              "translate": 12, "digits": 12, "pictures": 12}
+GALLERIES = (
+    ("draw", "Drawings"), ("name", "Naming pictures"), ("listen", "Listening"),
+    ("speech_draw", "Drawing what it hears"), ("motion", "Watching"), ("one_shot", "One example, two new ideas"),
+    ("interleaved", "Text and pictures in turn"), ("translate", "Translating names"),
+    ("digits", "Handwritten digits"), ("pictures", "What the image codes keep"),
+)
 NUM_FAILURES = 12  # of each task
 PICTURE_WIDTH, SMALL_WIDTH = 84, 64
 FRAME_MS = 350
@@ -34,28 +40,45 @@ FRAME_MS = 350
 SPLIT_TITLES = {
     "seen": "Seen in training", "valid": "New things (used for tuning)", "test_concept": "Things never seen",
     "test_compose": "New combinations of known parts", "test_lang": "Known things, names never seen in this language",
-    "test_speaker_language": "A known voice in a language it never spoke", "test_motion": "Known things in a motion never seen of them",
+    "test_speaker_language": "A known voice in a language it never spoke",
+    "test_motion": "Known things in a motion never seen of them",
     "test": "Held out",
 }
 STYLE = """<style>
-body { max-width: 70rem; } h1 { font-size: 2rem; letter-spacing: -.02em; margin-bottom: .2rem; }
-h2 { font-size: 1.35rem; border-top: 1px solid var(--line); padding-top: 1.6rem; } h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
-nav { font-size: .9rem; margin: 1rem 0; } nav a { color: var(--strong); text-decoration: none; margin-right: 1rem; }
+body { max-width: 70rem; }
+h1 { font-size: 2rem; letter-spacing: -.02em; margin-bottom: .2rem; }
+h2 { font-size: 1.35rem; border-top: 1px solid var(--line); padding-top: 1.6rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
+nav { font-size: .9rem; margin: 1rem 0; }
+nav a { color: var(--strong); text-decoration: none; margin-right: 1rem; }
 .facts { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1.2rem 0; }
 .facts div { background: var(--soft); border-radius: 10px; padding: .5rem .9rem; }
 .facts b { display: block; font-size: 1.2rem; } .facts span { font-size: .8rem; opacity: .75; }
 .cards { display: flex; flex-wrap: wrap; gap: .7rem; align-items: stretch; }
-.card { border: 2px solid var(--line); border-radius: 10px; padding: .45rem; max-width: 100%; font-size: .85rem; box-sizing: border-box; }
-.card.wrong { border-color: #d64545; } .card .ask { opacity: .75; margin: 0 .2rem .2rem; overflow-wrap: anywhere; max-width: 12rem; }
-.card .wide { max-width: none; } .card figure { margin: 0; } .card .said { margin: .2rem; overflow-wrap: anywhere; max-width: 12rem; }
-.card audio { height: 2rem; width: 15rem; }
+.card { border: 2px solid var(--line); border-radius: 10px; padding: .45rem; font-size: .85rem;
+  max-width: 100%; box-sizing: border-box; }
+.card.wrong { border-color: #d64545; }
+.card .ask, .card .said { margin: .2rem; overflow-wrap: anywhere; max-width: 12rem; }
+.card .ask { opacity: .75; } .card .wide { max-width: none; opacity: 1; }
+.card figure { margin: 0; } .card audio { height: 2rem; width: 15rem; }
 .mark { font-weight: 700; } .wrong .mark { color: #d64545; } .right .mark { color: #2f9e5b; }
-.chart { width: 100%; max-width: 33rem; height: auto; } .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
+.chart { width: 100%; max-width: 33rem; height: auto; }
 svg text { fill: currentColor; font: 11px system-ui, sans-serif; } .grid { stroke: var(--line); }
 .train { stroke: var(--strong); fill: none; stroke-width: 1.6; } .valid { fill: #e8833a; stroke: none; }
-.scroll { overflow-x: auto; } .number { text-align: right !important; white-space: nowrap; } td[rowspan] { max-width: 16rem; } tr.first td { border-top: 2px solid var(--line); }
+.scroll { overflow-x: auto; } td[rowspan] { max-width: 16rem; } tr.first td { border-top: 2px solid var(--line); }
+.number { text-align: right !important; white-space: nowrap; }
 .meter { vertical-align: middle; } .key { display: inline-block; width: .8em; height: .8em; border-radius: 50%; }
 </style>"""
+
+INTRO = """<p>One decoder reads and writes text, pictures, sound and video as one stream of integers. It and its three
+tokenizers were trained from scratch on this machine. Examples are the first of a fixed random order, not
+chosen; a <b style="color:#d64545">red</b> border marks a wrong answer.</p>"""
+
+CREDITS = """<p>Pictures: <a href="https://openmoji.org">OpenMoji</a>, the open-source emoji and icon project, CC BY-SA 4.0;
+the model's drawings are made from them. Names: Unicode CLDR (Unicode License v3). Speech: synthesised by eSpeak NG.
+Digits: the UCI handwritten digits, through scikit-learn. Prose and code: the Python documentation and standard library
+(PSF License).</p>"""
 
 Example = dict  # of evals_detail.json: prompt, truth, answer (parts), score, weight, is_right, lang
 
@@ -80,26 +103,13 @@ def write(run_folder: Path) -> Path:
     tasks = detail["tasks"]
     sections = [("made", "How it was made", _made(detail, started, records)),
                 ("results", "Results", _results(detail)), ("learning", "Learning", _curves(records))]
-    sections += [(name, title, _gallery(show, name, tasks[name])) for name, title in (
-        ("draw", "Drawings"), ("name", "Naming pictures"), ("listen", "Listening"), ("speech_draw", "Drawing what it hears"),
-        ("motion", "Watching"), ("one_shot", "One example, two new ideas"), ("interleaved", "Text and pictures in turn"),
-        ("translate", "Translating names"), ("digits", "Handwritten digits"), ("pictures", "What the image codes keep"),
-    ) if name in tasks]
-    sections += [("failures", "Failures", _failures(show, tasks)), ("credits", "Credits", _CREDITS)]
+    sections += [(name, title, _gallery(show, name, tasks[name])) for name, title in GALLERIES if name in tasks]
+    sections += [("failures", "Failures", _failures(show, tasks)), ("credits", "Credits", CREDITS)]
     links = "".join(f'<a href="#{key}">{page.escape(title)}</a>' for key, title, _ in sections)
     body = "".join(f'<h2 id="{key}">{page.escape(title)}</h2>{content}' for key, title, content in sections)
-    page.write(run_folder / "report.html", "gemini_mini: what the model learned", f"{STYLE}{_INTRO}<nav>{links}</nav>{body}")
-    return run_folder / "report.html"
-
-
-_INTRO = """<p>One decoder reads and writes text, pictures, sound and video as one stream of integers. It and its three
-tokenizers were trained from scratch on this machine. Examples are the first of a fixed random order, not
-chosen; a <b style="color:#d64545">red</b> border marks a wrong answer.</p>"""
-
-_CREDITS = """<p>Pictures: <a href="https://openmoji.org">OpenMoji</a>, the open-source emoji and icon project, CC BY-SA 4.0;
-the model's drawings are made from them. Names: Unicode CLDR (Unicode License v3). Speech: synthesised by eSpeak NG.
-Digits: the UCI handwritten digits, through scikit-learn. Prose and code: the Python documentation and standard library
-(PSF License).</p>"""
+    path = run_folder / "report.html"
+    page.write(path, "gemini_mini: what the model learned", f"{STYLE}{INTRO}<nav>{links}</nav>{body}")
+    return path
 
 
 # How it was made, and the figures
@@ -144,8 +154,9 @@ def _results(detail: dict) -> str:
             cells = "".join(f"<td class=number>{cell}</td>" for cell in (
                 found["n"], f"<b>{show(found['value'])}</b>", interval, show(found["chance"]), show(found["baseline"])))
             meter = _meter(found) if task["unit"] in suite.SHARES else ""
-            rows.append(f"<tr{' class=first' if place == 0 else ''}>{what if place == 0 else ''}"
-                        f"<td title='{page.escape(_split_title(split))}'>{page.escape(split)}</td>{cells}<td>{meter}</td></tr>")
+            first = (" class=first", what) if place == 0 else ("", "")
+            title = f"<td title='{page.escape(_split_title(split))}'>{page.escape(split)}</td>"
+            rows.append(f"<tr{first[0]}>{first[1]}{title}{cells}<td>{meter}</td></tr>")
     header = "".join(f"<th{' class=number' if name in _NUMBERS else ''}>{name}</th>"
                      for name in ("task", "split", *_NUMBERS, ""))
     meaning = "".join(f"<li><b>{split}</b>: {page.escape(title)}" for split, title in SPLIT_TITLES.items())
@@ -182,10 +193,10 @@ def _curves(records: Sequence[dict]) -> str:
     charts = []
     for modality in vocabulary.MODALITIES:
         name = f"loss/{modality}"
-        train = [(float(r["step"]), r[name]) for r in records if name in r]
+        # A batch or a source without this modality counts no token of it and says 0.
+        train = [(float(r["step"]), r[name]) for r in records if r.get(name, 0.0) > 0]
         valid = []
         for record in records:
-            # A source without this modality counts no token of it and says 0.
             found = [v for k, v in record.items() if k.startswith("valid/") and k.endswith(f"/{name}") and v > 0]
             valid += [(float(record["step"]), float(np.mean(found)))] if found else []
         if train or valid:
@@ -223,7 +234,8 @@ def curve(title: str, line: Sequence[tuple[float, float]], dots: Sequence[tuple[
     parts.append(f'<polyline class="train" points="{path}"/>')
     for x, y in dots:
         at = place(x, y)
-        parts.append(f'<circle class="valid" cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="3.5"><title>step {x:g}: {y:.3f}</title></circle>')
+        parts.append(f'<circle class="valid" cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="3.5">'
+                     f"<title>step {x:g}: {y:.3f}</title></circle>")
     end = f" · {line[-1][1]:.2f}" if line else ""
     return (f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="loss of {page.escape(title)}">'
             f'<text x="{left}" y="14" style="font-weight:600">{page.escape(title + end)}</text>{"".join(parts)}</svg>')
@@ -270,11 +282,12 @@ def _gallery(show: Shown, name: str, task: dict) -> str:
 def _failures(show: Shown, tasks: dict) -> str:
     parts = ["<p>The first wrong answers of each task over all splits.</p>"]
     for name, task in tasks.items():
-        wrong = [example for found in task["splits"].values() for example in found["examples"] if not example["is_right"]]
+        wrong = [e for found in task["splits"].values() for e in found["examples"] if not e["is_right"]]
         asked = sum(len(found["examples"]) for found in task["splits"].values())
         if wrong:
             cards = "".join(show.card(name, example) for example in _spread(task, NUM_FAILURES))
-            parts.append(f"<h3>{page.escape(task['title'])}: {len(wrong)} of {asked} wrong</h3><div class='cards'>{cards}</div>")
+            parts.append(f"<h3>{page.escape(task['title'])}: {len(wrong)} of {asked} wrong</h3>"
+                         f"<div class='cards'>{cards}</div>")
     return "".join(parts)
 
 
@@ -332,7 +345,7 @@ def _conversation(prompt, truth, answer, example) -> str:
         parts = [f'<span dir="auto">{page.escape(part.text)}</span> ' if isinstance(part, stream.Text)
                  else page.picture(part.pixels, name, SMALL_WIDTH) for part in document
                  if isinstance(part, stream.Text | stream.Image)]
-        lines.append(f'<p class="ask wide"><b>{name}</b> {"".join(parts) or "<i>nothing</i>"}</p>')
+        lines.append(f'<p class="ask wide"><span class="note">{name}</span> {"".join(parts) or "<i>nothing</i>"}</p>')
     return "".join(lines)
 
 
@@ -357,7 +370,8 @@ def animation(frames: np.ndarray, width: int = PICTURE_WIDTH) -> str:
     png = io.BytesIO()
     images[0].save(png, "PNG", save_all=True, append_images=images[1:], duration=FRAME_MS, loop=0)
     uri = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
-    return f'<img class="pixels" width="{width}" height="{width * frames.shape[1] // frames.shape[2]}" alt="clip" src="{uri}">'
+    height = width * frames.shape[1] // frames.shape[2]
+    return f'<img class="pixels" width="{width}" height="{height}" alt="clip" src="{uri}">'
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from gemini_mini.tokenizers import bundle
 
 
 class Run(NamedTuple):
+    """A decoder, its tokenizers, and the settings it was trained with."""
+
     model: decoder.Decoder
     tokenizers: bundle.Tokenizers
     settings: dict

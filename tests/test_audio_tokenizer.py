@@ -98,7 +98,8 @@ def test_padding_changes_no_valid_code(tokenizer):
 def test_features_do_not_depend_on_loudness():
     samples = jnp.asarray(8 * noise(0, 1, 16_000))
     plain, quiet = (np.asarray(audio.features(samples * gain, jnp.array([16_000])).mel) for gain in (1.0, 0.25))
-    np.testing.assert_allclose(plain, quiet, atol=0.1)  # the floor keeps it from being exact
+    # Not exact: the floor shows in the troughs of the noise. Without the mean removed: 1.4 or more.
+    assert np.mean(np.abs(plain - quiet)) < 0.01 and np.abs(plain).mean() > 0.5
 
 
 def test_encode_many_is_encode_clip_and_long_clips_are_cut(tokenizer, monkeypatch):
@@ -318,7 +319,7 @@ def test_task_evaluates_and_exports(task, tmp_path):
     clip = noise(0, 9_000)
     assert np.array_equal(audio.encode_clip(audio.load(tmp_path / "audio.safetensors"), clip),
                           audio.encode_clip(module.tokenizer, clip))
-    assert task.batch_tokens > 0 and task.batch_flops > 0
+    assert task.batch_tokens() > 0 and task.batch_flops() > 0
 
 
 @pytest.mark.parametrize("got, wanted, distance", [("", "", 0), ("", "abc", 3), ("kitten", "sitting", 3), ("abc", "abc", 0)])

@@ -48,13 +48,21 @@ def test_batch_of_against_a_walk_over_each_row():
         for t, token in enumerate(row):
             segment, position = (segment + 1, 0) if token == vocabulary.BOS else (segment, position + 1)
             if token == vocabulary.PAD:
-                assert batch.segments[r, t] == 0 and batch.weights[r, t] == 0
+                assert batch.segments[r, t] == 0 and batch.has_target[r, t] == 0
                 continue
             assert (batch.segments[r, t], batch.positions[r, t]) == (segment, position)
             has_target = token != vocabulary.EOS
-            assert batch.weights[r, t] == has_target
+            assert batch.has_target[r, t] == has_target
             if has_target:
                 assert batch.targets[r, t] == row[t + 1]
+
+
+def test_who_speaks_is_marked_document_by_document():
+    user, model = vocabulary.USER, vocabulary.MODEL
+    row = [vocabulary.BOS, 60, user, 61, 62, model, 63, user, 64, vocabulary.EOS, vocabulary.BOS, 65, vocabulary.EOS, 0]
+    batch = packing.batch_of(np.array([row], np.int32))
+    nobody, user, model = packing.NOBODY, packing.USER, packing.MODEL
+    assert batch.speaker[0].tolist() == [nobody] * 2 + [user] * 3 + [model] * 2 + [user] * 3 + [nobody] * 4
 
 
 STAGES = (mixture.Stage("one", 0.3, {"a": 1.0}), mixture.Stage("two", 0.8, {"a": 0.5, "b": 0.3, "c": 0.2}),

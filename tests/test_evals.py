@@ -17,6 +17,7 @@ from data_prep import pictures as emoji_pictures
 from gemini_mini import errors, files, report, run, stream
 from gemini_mini import vocab as vocabulary
 from gemini_mini.evals import __main__ as command
+from gemini_mini.decode import engine
 from gemini_mini.evals import album, answerer, metrics, pictures, suite
 from gemini_mini.model import decoder
 from gemini_mini.tokenizers import audio, bundle, image, text
@@ -34,8 +35,8 @@ def _edits(a: str, b: str) -> int:
 def test_edits_is_levenshtein_distance():
     rng = np.random.default_rng(0)
     texts = ["".join(rng.choice(list("abñ画"), rng.integers(0, 6))) for _ in range(40)]
-    for text in texts[:12]:
-        assert metrics.edits(text, texts).tolist() == [_edits(text, other) for other in texts]
+    for string in texts[:12]:
+        assert metrics.edits(string, texts).tolist() == [_edits(string, other) for other in texts]
     assert metrics.edits("kitten", ["sitting", "", "kitten"]).tolist() == [3, 6, 0]
     assert metrics.edits("", []).shape == (0,)
 
@@ -248,6 +249,12 @@ def test_baselines_and_chances_are_what_they_say(world, right):
     assert listen["baseline"] == pytest.approx(constant / sum(map(len, truths)))
 
 
+def test_byte_frequencies_of_text():
+    """In training "ab" once each, and every byte once more: p(a) = p(b) = 2 / 258, any other 1 / 258."""
+    assert suite._byte_bits(b"aab", b"ab") == pytest.approx(math.log2(129))
+    assert suite._byte_bits(b"az", b"ab") == pytest.approx((math.log2(129) + math.log2(258)) / 2)
+
+
 def test_valid_only_never_looks_at_a_test_split(world, truth):
     looked = []
     stub = Stub(lambda _, prompt: looked.append(_key(prompt)) or [])
@@ -380,7 +387,8 @@ def model(world):
     return answerer.RunAnswerer(run.Run(module, bundle.Tokenizers(texts, images, sounds, vocab), {}, pathlib.Path("test")), batch_rows=4)
 
 
-def test_a_model_answers_every_question_in_order(world, model):
+@pytest.mark.slow
+def test_a_model_answers_every_question(world, model):
     prompts = [e.prompt for task in ("draw", "name", "listen") for e in documents.examples(world, task, "seen")[:3]]
     counted = []
     answers = model.answer(prompts, 90, counted.append)
@@ -388,6 +396,22 @@ def test_a_model_answers_every_question_in_order(world, model):
     for prompt, answer in zip(prompts[::4], answers[::4]):
         assert _key(model.answer([prompt], 90, counted.append)[0]) == _key(answer)
     assert all(isinstance(part, stream.Text | stream.Image) for answer in answers for part in answer)
+
+
+def test_answers_belong_to_their_prompts(world, model, monkeypatch):
+    """Whatever order the prompts are decoded in."""
+    tokenizers = model.run.tokenizers
+
+    def echo(module, vocab, prompts, settings):
+        assert len(prompts) == settings.batch_rows  # always whole batches
+        answers = [[*(vocab.text_start + tokenizers.text.encode(str(sum(ids)))), vocabulary.EOS] for ids in prompts]
+        return [engine.Answer(np.array(ids, np.int32), np.zeros(len(ids), np.float32)) for ids in answers]
+
+    monkeypatch.setattr(engine, "generate", echo)
+    prompts = [e.prompt for e in documents.examples(world, "translate", "seen")[:6]]
+    expected = [str(sum(stream.render(parts, tokenizers.vocab, True))) for parts in tokenizers.encode_documents(prompts)]
+    assert [suite.words(answer) for answer in model.answer(prompts, 9, lambda n: None)] == expected
+    assert len(set(expected)) == 6
 
 
 def test_lengths_count_what_must_be_written(world, model):

@@ -310,7 +310,7 @@ def test_a_batch_is_a_function_of_seed_and_step(world):
         np.testing.assert_array_equal(getattr(batch(5), name), getattr(again(5), name))
     assert (batch(5).pictures != batch(6).pictures).any()
     assert (batch(5).pictures != make_task(world).batches(10, seed=4)(5).pictures).any()
-    assert make_task(world).batch_tokens == 4 * 64 + 4 * 16 == sum(p[..., 0].size for p in batch(0)) // 16
+    assert make_task(world).batch_tokens() == 4 * 64 + 4 * 16 == sum(p[..., 0].size for p in batch(0)) // 16
 
 
 def test_the_task_evaluates_and_exports_a_codebook_without_dead_codes(world, tmp_path):

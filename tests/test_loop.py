@@ -29,8 +29,12 @@ class FitLine:
     die_at: int = -1
     data: str = "one"
     poison: int = -1
-    batch_tokens: int = 16
-    batch_flops: int = 1
+
+    def batch_tokens(self):
+        return 16
+
+    def batch_flops(self):
+        return 1
 
     def inputs(self):
         return {"data": self.data}

@@ -125,12 +125,12 @@ def test_loss_against_numpy():
     logits = rng.normal(size=(2, 6, vocab.size)).astype(np.float32)
     targets = rng.integers(0, vocab.end, (2, 6)).astype(np.int32)
     weights = rng.integers(0, 2, (2, 6)).astype(np.float32)
-    scale = np.array([1.0, 0.5, 2.0, 0.0])
-    got, metrics = loss.next_token(*map(jnp.array, (logits, targets, weights)), vocab, tuple(scale.tolist()))
+    scale = rng.uniform(0.1, 3.0, (2, 6)).astype(np.float32)
+    got, metrics = loss.next_token(*map(jnp.array, (logits, targets, weights, scale)), vocab)
     log_z = np.log(np.exp(logits.astype(np.float64)).sum(-1))
     nats = log_z - np.take_along_axis(logits, targets[..., None], -1)[..., 0]
     modality = np.digitize(targets, [vocab.text_start, vocab.image_start, vocab.audio_start])
-    w = weights * scale[modality]
+    w = weights * scale
     np.testing.assert_allclose(got, (w * (nats + loss.Z_LOSS * log_z**2)).sum() / w.sum(), rtol=1e-5)
     for i, name in enumerate(vocabulary.MODALITIES):
         here = weights * (modality == i)
@@ -146,7 +146,7 @@ def test_sharded_equals_single(shape):
     assert shape == (8, 1, 1) or any(not w.sharding.is_fully_replicated for w in placed.values())
     def value(weights, batch):
         hidden = nn.with_weights(module, weights)(batch.tokens, batch.positions, batch.segments)
-        return loss.next_token(module.logits(hidden), batch.targets, batch.weights, vocabulary.Vocab(100, 60, 40, "t"))[0]
+        return loss.next_token(module.logits(hidden), batch.targets, batch.has_target, batch.has_target, vocabulary.Vocab(100, 60, 40, "t"))[0]
     gradient = jax.jit(jax.grad(value))
     single, many = gradient(weights, batch), gradient(placed, parallel.shard_rows(batch, devices))
     for name in single:

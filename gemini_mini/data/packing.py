@@ -15,15 +15,18 @@ from jaxtyping import Float32, Int32
 
 from gemini_mini import errors, vocab as vocabulary
 
+NOBODY, USER, MODEL = range(3)
+
 
 class Batch(NamedTuple):
-    """The one contract between data and model. Segment 0 is padding."""
+    """The one contract between data and model. Segment 0 is padding; `speaker` is NOBODY, the USER or the MODEL."""
 
     tokens: Int32[np.ndarray, "B T"]
     positions: Int32[np.ndarray, "B T"]
     segments: Int32[np.ndarray, "B T"]
     targets: Int32[np.ndarray, "B T"]
-    weights: Float32[np.ndarray, "B T"]
+    has_target: Float32[np.ndarray, "B T"]
+    speaker: Int32[np.ndarray, "B T"]
 
 
 def pack(documents: Sequence[Int32[np.ndarray, "_"]], row_tokens: int) -> Int32[np.ndarray, "R T"]:
@@ -61,5 +64,9 @@ def batch_of(tokens: Int32[np.ndarray, "B T"]) -> Batch:
     targets = np.roll(tokens, -1, axis=1)
     targets[:, -1] = vocabulary.PAD
     same = (segments == np.roll(segments, -1, axis=1)) & (segments > 0) & (column < tokens.shape[1] - 1)
+    is_turn = starts | (tokens == vocabulary.USER) | (tokens == vocabulary.MODEL)
+    turn = np.maximum.accumulate(np.where(is_turn, column, 0), axis=1)
+    role = np.where(tokens == vocabulary.PAD, vocabulary.PAD, np.take_along_axis(tokens, turn, axis=1))
+    speaker = np.select([role == vocabulary.USER, role == vocabulary.MODEL], [USER, MODEL], NOBODY)
     return Batch(tokens.astype(np.int32), positions.astype(np.int32), segments.astype(np.int32),
-                 targets.astype(np.int32), same.astype(np.float32))
+                 targets.astype(np.int32), same.astype(np.float32), speaker.astype(np.int32))

@@ -15,6 +15,8 @@ from gemini_mini.data import packing
 
 
 class Rows(NamedTuple):
+    """Stored rows by source, and the vocabulary they are written in."""
+
     fingerprint: str
     row_tokens: int
     sources: dict[str, Int32[np.ndarray, "R T"]]

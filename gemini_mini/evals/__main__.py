@@ -10,6 +10,7 @@ Next: suite.py, ../report.py.
 """
 
 import argparse
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from data_prep import emoji_world
+from data_prep import documents, emoji_world
 from gemini_mini import errors, files
 from gemini_mini import run as run_lib
 from gemini_mini.evals import album as album_lib
@@ -49,11 +50,19 @@ def evaluate(run_folder: Path, world_folder: Path | None, settings: suite.Settin
     run = run_lib.load(run_folder)
     world_folder = world_folder or Path(run.settings["task"]["rows"]).parent / "world"
     world = emoji_world.load(world_folder)
+    key = files.hash_json([files.hash_bytes((run_folder / "model.safetensors").read_bytes()), run.tokenizers.vocab.fingerprint,
+                           world.fingerprint, dataclasses.asdict(settings), temperature, files.code_hash(suite, documents)])
+    done = run_folder / "evals_detail.json"
+    if done.is_file() and (saved := files.read_json(done)).get("key") == key:
+        print(f"reused {done} (same model, world and questions)")
+        print_table(saved["tasks"])
+        return saved["tasks"]
     tasks, album = suite.run(world, answerer.RunAnswerer(run, temperature, settings.seed), settings)
     if not tasks:
         raise errors.InputError(f"{world_folder}: has no examples of {', '.join(settings.tasks)}; choose other tasks")
     seconds = time.perf_counter() - begin
     save(run_folder, tasks, album, {
+        "key": key,
         "world": str(world_folder), "world_content": world.fingerprint, "pictures": len(world.items),
         "vocabulary": run.tokenizers.vocab.fingerprint, "num_params": run.model.config.num_params,
         "limit": settings.limit, "seed": settings.seed, "is_valid_only": settings.is_valid_only,

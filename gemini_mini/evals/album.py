@@ -68,6 +68,7 @@ class Album:
 
 
 def save(album: Album, path: Path) -> None:
+    """Write the arrays, whole or not at all."""
     files.save_arrays(path, album.arrays, {"what": "pictures and sounds of documents"})  # readable without arrays too
 
 

@@ -24,6 +24,8 @@ TEXT_ROWS, TEXT_ROW_TOKENS = 8, 512
 
 @runtime_checkable
 class Answerer(Protocol):
+    """Whoever answers prompts: a trained run, or a stand-in whose answers are known."""
+
     @property
     def patch(self) -> int:
         """Pixels on a side of what one image code stands for."""
@@ -63,8 +65,9 @@ class RunAnswerer:
         self, prompts: Sequence[stream.Document], max_tokens: int, on_answers: Callable[[int], None]
     ) -> list[stream.Document]:
         tokenizers, ids = self.run.tokenizers, self._render(prompts, is_prompt=True)
-        settings = engine.Settings(text=sampling.GREEDY, image=sampling.Sampling(self.temperature),
-                                   rules=grammar.Rules(), max_tokens=max_tokens, seed=self.seed, batch_rows=self.batch_rows)
+        settings = engine.Settings(
+            text=sampling.GREEDY, image=sampling.Sampling(self.temperature), rules=grammar.Rules(),
+            max_tokens=max_tokens, seed=self.seed, batch_rows=self.batch_rows)
         answers: dict[int, list[stream.EncodedPart]] = {}
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for first in range(0, len(order), self.batch_rows):
@@ -91,7 +94,7 @@ class RunAnswerer:
             tokens[: len(rows) - first] = rows[first : first + TEXT_ROWS]
             batch = packing.batch_of(tokens)
             is_text = (batch.targets >= vocab.text_start) & (batch.targets < vocab.image_start)
-            nats += float(_nats(self.run.model, batch, is_text * batch.weights))
+            nats += float(_nats(self.run.model, batch, is_text * batch.has_target))
         return nats / math.log(2), num_bytes
 
     def reconstruct(self, pictures: np.ndarray) -> np.ndarray:

@@ -60,7 +60,9 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return 0.0 if right == 0 else middle - half, 1.0 if right == n else middle + half
 
 
-def bootstrap(scores: Float64[np.ndarray, "n"], weights: Float64[np.ndarray, "n"], seed: int = 0) -> tuple[float, float]:
+def bootstrap(
+    scores: Float64[np.ndarray, "n"], weights: Float64[np.ndarray, "n"], seed: int = 0
+) -> tuple[float, float]:
     """95 % interval of a ratio of sums, by drawing the examples again with replacement."""
     if not len(scores):
         return 0.0, math.inf

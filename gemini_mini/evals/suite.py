@@ -174,6 +174,7 @@ def words(document: stream.Document) -> str:
 
 
 def images(document: stream.Document) -> list[np.ndarray]:
+    """The pixels of all pictures of a document, in order."""
     return [part.pixels for part in document if isinstance(part, stream.Image)]
 
 
@@ -195,6 +196,7 @@ def is_drawn(context: Context, examples: Examples, answers: Documents) -> list[J
 
 
 def is_same_text(context: Context, examples: Examples, answers: Documents) -> list[Judged]:
+    """The very words, borders of white space apart."""
     return [Judged(float(words(a) == words(e.answer)), 1.0) for e, a in zip(examples, answers, strict=True)]
 
 

@@ -84,6 +84,8 @@ class Block(nnx.Module):
 
 
 class Decoder(nnx.Module):
+    """Ids to hidden states to logits, over whole rows or step by step with a cache."""
+
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         self.config, self.dtype = config, jnp.dtype(config.dtype)
         shape = (config.vocab_size, config.width)

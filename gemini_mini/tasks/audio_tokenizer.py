@@ -128,16 +128,14 @@ class TrainAudioTokenizer:
         """Write audio.safetensors: the encoder and its codebook; the heads that taught it are dropped."""
         audio.save(module.tokenizer, folder / "audio.safetensors")
 
-    @property
     def batch_tokens(self) -> int:
         """Codes in a batch, padding included, as the mean over the buckets."""
         sizes = [b.clips * audio.num_frames(round(b.seconds * logmel.SAMPLE_RATE_HZ)) for b in self.buckets]
         return round(np.mean(sizes))
 
-    @property
     def batch_flops(self) -> int:
         shapes = jax.eval_shape(lambda: self.init(nnx.Rngs(0)))
-        return 6 * self.batch_tokens * sum(weight.size for weight in jax.tree.leaves(shapes))
+        return 6 * self.batch_tokens() * sum(weight.size for weight in jax.tree.leaves(shapes))
 
     def _sort(self, clips: Sequence[Spoken]) -> list[list[Spoken]]:
         """Clips by bucket; what is longer than the last, or has no room to be spelt out, is left out."""

@@ -102,16 +102,14 @@ class TrainImageTokenizer:
         used = np.flatnonzero(self._counts(module))
         image.save(image.keep_codes(module, np.union1d(0, used)), folder / "image.safetensors")
 
-    @property
     def batch_tokens(self) -> int:
         """Patches in a batch."""
         large, small = self.data.train[0, ..., 0].size, self.data.small[0, ..., 0].size
         return (self.batch_pictures * large + self.batch_small * small) // self.model.patch**2
 
-    @property
     def batch_flops(self) -> int:
         shapes = nn.weights(jax.eval_shape(lambda: self.init(nnx.Rngs(0))))
-        return 6 * self.batch_tokens * sum(weight.size for weight in shapes.values())
+        return 6 * self.batch_tokens() * sum(weight.size for weight in shapes.values())
 
     def _counts(self, module: image.ImageTokenizer) -> np.ndarray:
         """How often each code occurs on everything that is trained on."""

@@ -33,8 +33,9 @@ class Pretrain:
     stages: tuple[mixture.Stage, ...]
     model: decoder.DecoderConfig = decoder.DecoderConfig()
     batch_rows: int = 8
-    loss_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)  # control, text, image, audio
-    hide_images: float = 0.0  # hide image codes from the input, up to this share of a row's
+    user_weight: float = 1.0  # of what the user says: a question is given, not to be guessed
+    answer_text_weight: float = 1.0  # of the model's words: few beside the codes of a picture
+    hide_images: float = 0.0  # hide codes of the pictures it draws from the input, up to this share of a row's
 
     @cached_property
     def tokenizers(self) -> bundle.Tokenizers:
@@ -58,22 +59,26 @@ class Pretrain:
         return loader.Loader(self.train_rows, self.stages, self.batch_rows, steps, seed).batch
 
     def loss(self, module: decoder.Decoder, batch: packing.Batch, key) -> tuple[jax.Array, dict[str, jax.Array]]:
-        tokens = batch.tokens if key is None else self._hide(batch.tokens, key)
+        vocab = self.tokenizers.vocab
+        tokens = batch.tokens if key is None else self._hide(batch.tokens, batch.speaker, key)
         hidden = module(tokens, batch.positions, batch.segments)
-        return loss.next_token(module.logits(hidden), batch.targets, batch.weights, self.tokenizers.vocab,
-                               self.loss_weights)
+        speaker = jnp.roll(batch.speaker, -1, axis=1)  # of the target
+        is_answer_text = (speaker == packing.MODEL) & (vocab.modality_of(batch.targets) == vocabulary.TEXT)
+        scale = jnp.where(speaker == packing.USER, self.user_weight, jnp.where(is_answer_text, self.answer_text_weight, 1.0))
+        return loss.next_token(module.logits(hidden), batch.targets, batch.has_target, scale, vocab)
 
-    def _hide(self, tokens: Int[Array, "B T"], key: PRNGKeyArray) -> Int[Array, "B T"]:
-        """Replace a share of each row's image codes, from none to `hide_images`, by padding in the input.
+    def _hide(self, tokens: Int[Array, "B T"], speaker: Int[Array, "B T"], key: PRNGKeyArray) -> Int[Array, "B T"]:
+        """Replace a share of each row's drawn image codes, from none to `hide_images`, by padding in the input.
 
         Given its first codes, a picture seen before continues by itself: the caption is then needed at
         a few positions only, and is learned from those alone. With codes missing it is needed at every
-        position. Targets stay whole.
+        position. Targets stay whole, and so do the pictures a user shows.
         """
         level_key, key = jax.random.split(key)
         level = self.hide_images * jax.random.uniform(level_key, (tokens.shape[0], 1))
         hide = jax.random.uniform(key, tokens.shape) < level
-        return jnp.where(hide & (self.tokenizers.vocab.modality_of(tokens) == vocabulary.IMAGE), vocabulary.PAD, tokens)
+        is_drawn = (speaker != packing.USER) & (self.tokenizers.vocab.modality_of(tokens) == vocabulary.IMAGE)
+        return jnp.where(hide & is_drawn, vocabulary.PAD, tokens)
 
     def evals(self, module: decoder.Decoder) -> dict[str, float]:
         """Validation loss of each source and modality in nats per token."""
@@ -100,11 +105,9 @@ class Pretrain:
         arrays = {name: np.asarray(w) for name, w in nn.weights(module).items()}
         files.save_arrays(folder / "model.safetensors", arrays, {"vocabulary": self.tokenizers.vocab.fingerprint})
 
-    @property
     def batch_tokens(self) -> int:
         return self.batch_rows * self.train_rows.row_tokens
 
-    @property
     def batch_flops(self) -> int:
         config = replace(self.model, vocab_size=self.tokenizers.vocab.size)
-        return self.batch_tokens * config.flops_per_token(self.train_rows.row_tokens)
+        return self.batch_tokens() * config.flops_per_token(self.train_rows.row_tokens)

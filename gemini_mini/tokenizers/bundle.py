@@ -16,6 +16,8 @@ from gemini_mini.tokenizers import audio, image, text
 
 
 class Tokenizers(NamedTuple):
+    """Text, image and audio tokenizer, and the id space they share."""
+
     text: text.TextTokenizer
     image: image.ImageTokenizer
     audio: audio.AudioTokenizer
@@ -35,7 +37,7 @@ class Tokenizers(NamedTuple):
                 case stream.Image(pixels):
                     return grids[_key(pixels)]
                 case stream.Video(frames, seconds):
-                    return stream.Clip([self.text.encode(_clock(s)) for s in seconds], [grids[_key(f)] for f in frames])
+                    return stream.Clip([self.text.encode(_clock(float(s))) for s in seconds], [grids[_key(f)] for f in frames])
                 case stream.Audio(samples):
                     return sounds[_key(samples)]
             raise TypeError(f"encode: not a part: {type(part).__name__}")
@@ -75,7 +77,7 @@ class Tokenizers(NamedTuple):
         return {key: stream.Sound(c) for key, c in zip(distinct, codes, strict=True)}
 
 
-def load(text_path: Path, image_path: Path, audio_path: Path) -> Tokenizers:
+def load(text_path: str | Path, image_path: str | Path, audio_path: str | Path) -> Tokenizers:
     """Raises: InputError when a file is missing or damaged."""
     for path in (text_path, image_path, audio_path):
         if not Path(path).is_file():

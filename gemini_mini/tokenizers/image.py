@@ -38,6 +38,8 @@ ENCODE_BATCH = 256
 
 @dataclasses.dataclass(frozen=True)
 class ImageTokenizerConfig:
+    """Sizes of encoder, codebook and decoder, and what ties them together in training."""
+
     patch: int = 4
     num_codes: int = 512
     code_dim: int = 8

@@ -43,7 +43,7 @@ def read_image(path: str | Path, multiple: int = 4, size: int = 32) -> UInt8[np.
 
 
 def read_video(
-    path: str | Path, num_frames: int = 6, size: int = 16, multiple: int = 4
+    path: str | Path, num_frames: int = 4, size: int = 16, multiple: int = 4
 ) -> tuple[UInt8[np.ndarray, "frames height width 3"], Float[np.ndarray, "frames"]]:
     """Read equally spaced frames, first and last included, and the second each one starts at.
 

@@ -42,10 +42,8 @@ class Task(Protocol):
     def export(self, module: nnx.Module, folder: Path) -> None:
         """Write what later stages and the sampler read."""
 
-    @property
     def batch_tokens(self) -> int: ...
 
-    @property
     def batch_flops(self) -> int: ...
 
 
@@ -94,6 +92,7 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
         batches = task.batches(steps, config.seed)
         return jax.device_put(state, places), step_fn, lambda n: parallel.shard_rows(batches(n), devices)
 
+    print(f"{folder}: compiling the training step (5 to 30 s)")
     if not started:
         steps = max(1, round(config.steps * config.budget))
         if config.max_minutes:
@@ -116,7 +115,7 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
         now = time.perf_counter()
         rate = (n - last_log) / (now - since)
         since, last_log = now, n
-        speed = {"tokens_per_s": rate * task.batch_tokens, "mfu": rate * task.batch_flops / peak}
+        speed = {"tokens_per_s": rate * task.batch_tokens(), "mfu": rate * task.batch_flops() / peak}
         writer.write(n, {**values, **speed})
         bar.info.update(loss=values["loss"], **{"tok/s": f"{speed['tokens_per_s']:,.0f}", "mfu": f"{speed['mfu']:.0%}"})
 

@@ -11,17 +11,17 @@ Z_LOSS = 1e-4  # pulls log Z to 0: logits cannot drift together (PaLM, arXiv 220
 
 
 def next_token(
-    logits: Float[Array, "B T V"], targets: Int[Array, "B T"], weights: Float[Array, "B T"], vocab: Vocab,
-    modality_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
+    logits: Float[Array, "B T V"], targets: Int[Array, "B T"], has_target: Float[Array, "B T"],
+    scale: Float[Array, "B T"], vocab: Vocab,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Weighted mean loss, and the plain mean of each modality's targets in nats."""
+    """Mean loss weighed by `scale`, and the plain mean of each modality's targets in nats."""
     log_z = jax.nn.logsumexp(logits, axis=-1)
     losses = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     modality = vocab.modality_of(targets)
-    scale = jnp.array(modality_weights + (0.0,), jnp.float32)[modality] * weights
-    total = jnp.sum(scale * (losses + Z_LOSS * log_z**2)) / jnp.maximum(jnp.sum(scale), 1.0)
+    weights = has_target * scale
+    total = jnp.sum(weights * (losses + Z_LOSS * log_z**2)) / jnp.maximum(jnp.sum(weights), 1e-6)
     metrics = {}
     for i, name in enumerate(vocabulary.MODALITIES):
-        here = weights * (modality == i)
+        here = has_target * (modality == i)
         metrics[f"loss/{name}"] = jnp.sum(here * losses) / jnp.maximum(jnp.sum(here), 1.0)
     return total, metrics

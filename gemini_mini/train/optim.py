@@ -15,6 +15,8 @@ from optax import contrib
 
 @dataclass(frozen=True)
 class OptimConfig:
+    """Rates are peaks of the schedule; `muon_lr` is of the blocks' matrices when kind is "muon"."""
+
     kind: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-3
     muon_lr: float = 1e-2  # update of root mean square 0.2 * lr, about that of AdamW

@@ -1,0 +1,135 @@
+"""Pretraining and the run folder it leaves: what is hidden, what is exported, what is refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from gemini_mini import config, errors, files, run, stream, vocab as vocabulary
+from gemini_mini.data import mixture, packing, rows
+from gemini_mini.model import decoder
+from gemini_mini.tasks import pretrain
+from gemini_mini.tokenizers import audio, bundle, image, text
+from gemini_mini.train import loop, optim
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Three untrained tokenizers and the rows of two pictures with captions, sounds among them."""
+    folder = tmp_path_factory.mktemp("world")
+    texts = text.train(["draw a red square", "a blue one", "say it again"] * 30, 300)
+    files.write_bytes(folder / "text.model", texts.model_proto)
+    image.save(image.ImageTokenizer(image.ImageTokenizerConfig(width=80, hidden=16, num_codes=32), nnx.Rngs(0)), folder / "i.st")
+    audio.save(audio.AudioTokenizer(audio.AudioTokenizerConfig(width=16, layers=1, hidden=16, num_codes=16), nnx.Rngs(0)),
+               folder / "a.st")
+    tokenizers = bundle.load(folder / "text.model", folder / "i.st", folder / "a.st")
+    red, blue = np.zeros((2, 16, 16, 3), np.uint8) + np.array([[200, 0, 0], [0, 0, 200]], np.uint8)[:, None, None]
+    sound = stream.Audio(np.sin(np.arange(4000, dtype=np.float32)))
+    documents = [[stream.Role("user"), stream.Text(f"draw a {name} square"), sound, stream.Role("model"), stream.Image(pixels)]
+                 for name, pixels in (("red", red), ("blue", blue))] * 4
+    ids = [stream.render(parts, tokenizers.vocab) for parts in tokenizers.encode_documents(documents)]
+    for split in ("train", "valid"):
+        (folder / "rows" / split).mkdir(parents=True)
+        rows.write(folder / "rows" / split, {"draw": ids}, 128, tokenizers.vocab.fingerprint)
+    files.write_json(folder / "rows" / "built.json", {"key": "k"})
+    return folder
+
+
+def experiment(world: Path, folder: Path) -> config.Experiment:
+    task = pretrain.Pretrain(
+        rows=str(world / "rows"), text_tokenizer=str(world / "text.model"), image_tokenizer=str(world / "i.st"),
+        audio_tokenizer=str(world / "a.st"), stages=(mixture.Stage("all", 1.0, {"draw": 1.0}),),
+        model=decoder.DecoderConfig(depth=1, aspect=32, head_dim=16), batch_rows=8, hide_images=0.5)
+    return config.Experiment(task, optim.OptimConfig(kind="muon", lr=1e-2), loop.RunConfig(str(folder), steps=30))
+
+
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    e = experiment(world, folder)
+    loop.run(e.task, e.optim, e.run, config.to_json(e))
+    return folder
+
+
+def test_training_learns_its_rows_and_the_run_loads(trained):
+    records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    losses = [r["loss"] for r in records if "loss" in r]
+    assert losses[-1] < 0.3 * losses[0]
+    assert {"loss/text", "loss/image", "loss/audio", "tokens_per_s", "mfu"} <= set(records[0])
+    loaded = run.load(trained)
+    assert loaded.model.config.vocab_size == loaded.tokenizers.vocab.size
+    ids = jnp.ones((1, 4), jnp.int32)
+    assert np.isfinite(loaded.model.logits(loaded.model(ids, ids, ids))).all()
+    assert list((trained / "tensorboard").iterdir())
+
+
+def test_encoding_and_decoding_a_document(world):
+    tokenizers = bundle.load(world / "text.model", world / "i.st", world / "a.st")
+    pixels = np.full((8, 12, 3), 255, np.uint8)
+    frames = np.stack([pixels, pixels])
+    document = [stream.Text("a red one"), stream.Image(pixels), stream.Video(frames, np.array([0, 61], np.float32)),
+                stream.Audio(np.zeros(16_000, np.float32))]
+    encoded = tokenizers.encode_documents([document])[0]
+    assert encoded[1].codes.shape == (2, 3) and len(encoded[3].codes) == 25
+    assert [tokenizers.text.decode(t) for t in encoded[2].times] == ["00:00", "01:01"]
+    again = tokenizers.decode_parts(stream.parse(stream.render(encoded, tokenizers.vocab), tokenizers.vocab))
+    assert again[0] == document[0] and again[1].pixels.shape == pixels.shape
+
+
+def test_only_image_codes_are_hidden_and_in_a_share_that_varies_by_row(world):
+    task = dataclasses.replace(experiment(world, Path("x")).task, hide_images=1.0)
+    vocab = task.tokenizers.vocab
+    tokens = np.tile(np.arange(vocab.size, dtype=np.int32), (64, 1))
+    is_user = np.arange(64)[:, None] % 8 == np.zeros_like(tokens)
+    hidden = np.asarray(task._hide(jnp.array(tokens), jnp.where(is_user, packing.USER, packing.NOBODY), jax.random.key(0)))
+    is_image = np.asarray(vocab.modality_of(tokens)) == vocabulary.IMAGE
+    assert (hidden[::8] == tokens[::8]).all(), "a picture the user shows stays whole"
+    hidden, tokens, is_image = (np.delete(x, np.s_[::8], axis=0) for x in (hidden, tokens, is_image))
+    assert (hidden[~is_image] == tokens[~is_image]).all()
+    changed = hidden != tokens
+    assert (hidden[changed] == vocabulary.PAD).all()
+    share = changed.sum(1) / is_image.sum(1)
+    assert share.min() < 0.2 and share.max() > 0.8 and 0.4 < share.mean() < 0.6
+
+
+def test_a_run_folder_must_be_one_finished_and_whole(trained, tmp_path):
+    with pytest.raises(errors.InputError, match="is no run folder"):
+        run.load(tmp_path)
+    (tmp_path / "run.json").write_bytes((trained / "run.json").read_bytes())
+    with pytest.raises(errors.InputError, match="has no finished model"):
+        run.load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((trained / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(errors.InputError, match="no such tokenizer"):
+        run.load(tmp_path)
+    (tmp_path / "tokenizers").mkdir()
+    for path in (trained / "tokenizers").iterdir():
+        (tmp_path / "tokenizers" / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(errors.InputError, match="is damaged"):
+        run.load(tmp_path)
+
+
+def test_another_vocabulary_is_refused_by_run_and_rows(trained, world, tmp_path):
+    for path in trained.rglob("*"):
+        if path.is_file() and "checkpoints" not in path.parts and "tensorboard" not in path.parts:
+            files.write_bytes(tmp_path / path.relative_to(trained), path.read_bytes())
+    other = text.train(["another text altogether, with other pieces"] * 30, 280)
+    files.write_bytes(tmp_path / "tokenizers" / "text.model", other.model_proto)
+    with pytest.raises(errors.InputError, match="same three tokenizers"):
+        run.load(tmp_path)
+    files.write_bytes(tmp_path / "other.model", other.model_proto)
+    e = experiment(world, tmp_path / "r")
+    task = dataclasses.replace(e.task, text_tokenizer=str(tmp_path / "other.model"))
+    with pytest.raises(errors.InputError, match="same three tokenizers"):
+        loop.run(task, e.optim, e.run, config.to_json(e))
+
+
+def test_rows_longer_than_the_context_are_refused(world, tmp_path):
+    e = experiment(world, tmp_path)
+    task = dataclasses.replace(e.task, model=dataclasses.replace(e.task.model, context_tokens=64))
+    with pytest.raises(errors.InputError, match="rows of 128 ids exceed"):
+        loop.run(task, e.optim, e.run, config.to_json(e))
