@@ -41,7 +41,7 @@ def reference_log_mel(samples: np.ndarray) -> np.ndarray:
         samples.astype(np.float64), window=signal.get_window("hann", 400, fftbins=True), nperseg=400, noverlap=240,
         nfft=512, boundary=None, padded=False)
     power = np.abs(spectrum * 200) ** 2  # scipy divides by the sum of the window
-    to_mel = lambda hz: 1127 * np.log(1 + hz / 700)  # noqa: E731
+    to_mel = lambda hz: 1127 * np.log(1 + hz / 700)
     corners = np.linspace(to_mel(125.0), to_mel(7500.0), 82)
     at = to_mel(np.arange(257) * RATE / 512)
     bank = np.stack([np.interp(at, corners[i : i + 3], [0, 1, 0]) for i in range(80)])
@@ -238,7 +238,7 @@ def test_one_batch_can_be_learnt_by_heart():
 
     @jax.jit
     def step(weights, state):
-        loss = lambda w: nn.with_weights(module, w).loss(batch, jax.random.key(0))  # noqa: E731
+        loss = lambda w: nn.with_weights(module, w).loss(batch, jax.random.key(0))
         (_, parts), gradient = jax.value_and_grad(loss, has_aux=True)(weights)
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(weights, updates), state, parts
@@ -247,7 +247,7 @@ def test_one_batch_can_be_learnt_by_heart():
     for _ in range(150):
         weights, state, parts = step(weights, state)
     assert parts["ctc"] < 0.3  # nats a letter, read from the codes; log(6) = 1.8 knows nothing
-    codes, best, valid = nn.with_weights(module, weights).read(batch.samples, batch.num_samples)
+    _, best, valid = nn.with_weights(module, weights).read(batch.samples, batch.num_samples)
     read = [task_lib.collapse(list(row[ok])) for row, ok in zip(np.asarray(best), np.asarray(valid), strict=True)]
     assert read == [[int(c) for c in row if c] for row in batch.letters]
 
