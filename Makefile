@@ -26,10 +26,10 @@ demo laptop: .venv/installed
 	@echo "done: open runs/$(SIZE)/report.html"
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 -m slow
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

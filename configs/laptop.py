@@ -27,7 +27,7 @@ def config() -> config_lib.Experiment:
             rows="data/laptop/rows", text_tokenizer="data/laptop/text/text.model",
             image_tokenizer="runs/laptop-image/image.safetensors", audio_tokenizer="runs/laptop-audio/audio.safetensors",
             stages=STAGES, model=decoder.DecoderConfig(depth=6, aspect=64), batch_rows=18,
-            hide_images=1.0, user_weight=0.1, answer_text_weight=8.0,
+            hide_images=1.0, user_weight=0.1, answer_text_weight=4.0,
         ),
         optim=optim.OptimConfig(kind="muon", lr=3e-3, muon_lr=2e-2, decay=0.4),
         run=loop.RunConfig(folder="runs/laptop", steps=3000, max_minutes=110.0, eval_every=500, save_every=100),

@@ -28,6 +28,7 @@ USER, MODEL = stream.Role("user"), stream.Role("model")
 
 PLAIN_SHARE = 0.15           # documents that are a caption beside its picture, without roles
 OTHER_LANGUAGE_SHARE = 0.3   # of motion and digit documents
+NAME_ENGLISH_FIRST = 0.75    # of pictures to name
 DRAW_OTHER_SHARE = 0.15      # how often a name that is not English is drawn, when the English one is
 NUM_ONE_SHOT = 400           # documents in one pass
 NUM_QUESTIONS = 200          # examples of the tasks that combine items freely
@@ -165,11 +166,16 @@ def draw(world: World, rng: np.random.Generator) -> Iterator[Document]:
 
 
 def name(world: World, rng: np.random.Generator) -> Iterator[Document]:
-    """A picture is dear and its names are cheap: each picture is asked about in all languages."""
+    """A picture is dear and its names are cheap: each is asked about in English and one more language.
+
+    Only the first answer has to come from the picture; the next can be translated. So English is first mostly.
+    """
     for item in range(len(world.items)):
         langs = _shuffled(world.languages_of(item), rng)
         if not langs:
             continue
+        langs.sort(key=lambda lang: lang != "en" or rng.random() > NAME_ENGLISH_FIRST)
+        langs = langs[:2]
         if rng.random() < PLAIN_SHARE:
             yield [world.picture(item), Text(_name_list(world, item, langs))]
             continue

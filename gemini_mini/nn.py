@@ -81,8 +81,8 @@ def _named(module: nnx.Module) -> list[tuple[str, nnx.Param]]:
             for path, leaf in leaves]
 
 
-def weights(module: nnx.Module) -> dict[str, Array]:
-    """Every weight by its dotted name, such as "blocks.0.mlp.gate"."""
+def weights(module: nnx.Module) -> dict[str, Array | jax.ShapeDtypeStruct]:
+    """Every weight by its dotted name, such as "blocks.0.mlp.gate"; shapes where the module is only shapes."""
     return {name: param.get_value() for name, param in _named(module)}
 
 

@@ -248,7 +248,7 @@ def test_one_batch_can_be_learnt_by_heart():
         weights, state, parts = step(weights, state)
     assert parts["ctc"] < 0.3  # nats a letter, read from the codes; log(6) = 1.8 knows nothing
     _, best, valid = nn.with_weights(module, weights).read(batch.samples, batch.num_samples)
-    read = [task_lib.collapse(list(row[ok])) for row, ok in zip(np.asarray(best), np.asarray(valid), strict=True)]
+    read = [task_lib.collapse(row[ok].tolist()) for row, ok in zip(np.asarray(best), np.asarray(valid), strict=True)]
     assert read == [[int(c) for c in row if c] for row in batch.letters]
 
 
@@ -310,6 +310,7 @@ def test_batches_are_a_function_of_seed_and_step_and_show_each_clip_once_an_epoc
     assert "".join(task.speech.letters[i - 1] for i in sample.letters[0] if i) == row.text
 
 
+@pytest.mark.slow
 def test_task_evaluates_and_exports(task, tmp_path):
     module = task.init(nnx.Rngs(0))
     figures = task.evals(module)

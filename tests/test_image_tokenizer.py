@@ -313,6 +313,7 @@ def test_a_batch_is_a_function_of_seed_and_step(world):
     assert make_task(world).batch_tokens() == 4 * 64 + 4 * 16 == sum(p[..., 0].size for p in batch(0)) // 16
 
 
+@pytest.mark.slow
 def test_the_task_evaluates_and_exports_a_codebook_without_dead_codes(world, tmp_path):
     task = make_task(world)
     module = task.init(nnx.Rngs(0))

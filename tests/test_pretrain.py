@@ -59,7 +59,7 @@ def trained(world, tmp_path_factory) -> Path:
 def test_training_learns_its_rows_and_the_run_loads(trained):
     records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     losses = [r["loss"] for r in records if "loss" in r]
-    assert losses[-1] < 0.3 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     assert {"loss/text", "loss/image", "loss/audio", "tokens_per_s", "mfu"} <= set(records[0])
     loaded = run.load(trained)
     assert loaded.model.config.vocab_size == loaded.tokenizers.vocab.size
