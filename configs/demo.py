@@ -20,9 +20,9 @@ STAGES = (
     mixture.Stage("foundations", 0.15, {"draw": 0.42, "name": 0.2, "listen": 0.1, "motion": 0.1, "digits": 0.02,
                                         "prose": 0.06, "code": 0.06, "names": 0.04}),
     # Every pairing, and documents in which they mix.
-    mixture.Stage("paired", 0.7, TEXT | PAIRS | {"motion": 0.15, "one_shot": 0.07}),
+    mixture.Stage("paired", 0.7, TEXT | PAIRS | {"motion": 0.11, "one_shot": 0.11}),
     # What the demo is asked for, while the learning rate falls.
-    mixture.Stage("annealing", 1.0, PAIRS | {"motion": 0.17, "one_shot": 0.09, "prose": 0.01, "code": 0.01}),
+    mixture.Stage("annealing", 1.0, PAIRS | {"motion": 0.12, "one_shot": 0.14, "prose": 0.01, "code": 0.01}),
 )
 
 

@@ -62,9 +62,9 @@ class Pretrain:
         vocab = self.tokenizers.vocab
         tokens = batch.tokens if key is None else self._hide(batch.tokens, batch.speaker, key)
         hidden = module(tokens, batch.positions, batch.segments)
-        # By who speaks before the target: to stop is part of the answer, and weighs as much as its words.
-        is_word = (batch.speaker == packing.MODEL) & (vocab.modality_of(batch.targets) != vocabulary.IMAGE)
-        scale = jnp.where(batch.speaker == packing.USER, self.user_weight, jnp.where(is_word, self.answer_text_weight, 1.0))
+        speaker = jnp.roll(batch.speaker, -1, axis=1)  # of the target
+        is_answer_text = (speaker == packing.MODEL) & (vocab.modality_of(batch.targets) == vocabulary.TEXT)
+        scale = jnp.where(speaker == packing.USER, self.user_weight, jnp.where(is_answer_text, self.answer_text_weight, 1.0))
         return loss.next_token(module.logits(hidden), batch.targets, batch.has_target, scale, vocab)
 
     def _hide(self, tokens: Int[Array, "B T"], speaker: Int[Array, "B T"], key: PRNGKeyArray) -> Int[Array, "B T"]:
