@@ -1,4 +1,4 @@
-# make demo   everything, from nothing to runs/demo/report.html (about 15 minutes on 2 cores)
+# make demo   everything, from nothing to runs/demo/report.html (about 17 minutes on 2 cores)
 # make laptop  the same on the whole world, about two and a half hours
 # make test   the fast tests;  make test-slow  the others
 # BUDGET=0.1  a tenth of the training: shows that all works, not how well
