@@ -11,14 +11,16 @@ BIN := .venv/bin
 
 demo: SIZE = demo
 demo: PIECES = 2048
+demo: ROW = 448
 laptop: SIZE = laptop
-laptop: PIECES = 8192
+laptop: PIECES = 4096
+laptop: ROW = 512
 demo laptop: .venv/installed
 	$(BIN)/python -m data_prep.emoji_world --size $(SIZE) --out data/$(SIZE)/world
 	$(BIN)/python -m data_prep.train_text_tokenizer data/$(SIZE)/world --pieces $(PIECES) --out data/$(SIZE)/text
 	$(BIN)/python train.py configs/image_tokenizer.py task.world=data/$(SIZE)/world run.folder=runs/$(SIZE)-image run.budget=$(BUDGET)
 	$(BIN)/python train.py configs/audio_tokenizer.py task.world=data/$(SIZE)/world run.folder=runs/$(SIZE)-audio run.budget=$(BUDGET)
-	$(BIN)/python -m data_prep.pack data/$(SIZE)/world --text data/$(SIZE)/text/text.model \
+	$(BIN)/python -m data_prep.pack data/$(SIZE)/world --row-tokens $(ROW) --text data/$(SIZE)/text/text.model \
 		--image runs/$(SIZE)-image/image.safetensors --audio runs/$(SIZE)-audio/audio.safetensors --out data/$(SIZE)/rows
 	$(BIN)/python train.py configs/$(SIZE).py run.budget=$(BUDGET)
 	$(BIN)/python -m gemini_mini.evals runs/$(SIZE)

@@ -9,7 +9,7 @@ Stopped at any moment, the same command continues; finished, it says so and does
 
 import sys
 
-from gemini_mini import config, errors
+from gemini_mini import config, errors, memory
 from gemini_mini.train import loop
 
 
@@ -22,4 +22,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    memory.keep()
     errors.run(main)

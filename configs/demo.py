@@ -14,15 +14,15 @@ from gemini_mini.tasks import pretrain
 from gemini_mini.train import loop, optim
 
 TEXT = {"prose": 0.02, "code": 0.02, "names": 0.01, "captions": 0.01, "translate": 0.01}
-PAIRS = {"draw": 0.40, "name": 0.20, "listen": 0.08, "speech_draw": 0.01, "digits": 0.01, "interleaved": 0.01}
+PAIRS = {"draw": 0.34, "name": 0.22, "listen": 0.08, "speech_draw": 0.01, "digits": 0.01, "interleaved": 0.01}
 STAGES = (
     # Each modality by itself and in its plainest pairs.
-    mixture.Stage("foundations", 0.15, {"draw": 0.42, "name": 0.2, "listen": 0.1, "motion": 0.1, "digits": 0.02,
-                                        "prose": 0.06, "code": 0.06, "names": 0.04}),
+    mixture.Stage("foundations", 0.15, {"draw": 0.40, "name": 0.2, "listen": 0.1, "motion": 0.14, "digits": 0.02,
+                                        "prose": 0.05, "code": 0.05, "names": 0.04}),
     # Every pairing, and documents in which they mix.
-    mixture.Stage("paired", 0.7, TEXT | PAIRS | {"motion": 0.11, "one_shot": 0.11}),
+    mixture.Stage("paired", 0.7, TEXT | PAIRS | {"motion": 0.14, "one_shot": 0.12}),
     # What the demo is asked for, while the learning rate falls.
-    mixture.Stage("annealing", 1.0, PAIRS | {"motion": 0.12, "one_shot": 0.14, "prose": 0.01, "code": 0.01}),
+    mixture.Stage("annealing", 1.0, PAIRS | {"motion": 0.15, "one_shot": 0.15, "prose": 0.01, "code": 0.01}),
 )
 
 

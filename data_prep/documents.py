@@ -29,7 +29,7 @@ USER, MODEL = stream.Role("user"), stream.Role("model")
 PLAIN_SHARE = 0.15           # documents that are a caption beside its picture, without roles
 OTHER_LANGUAGE_SHARE = 0.3   # of motion and digit documents
 NAME_ENGLISH_FIRST = 0.75    # of pictures to name
-DRAW_OTHER_SHARE = 0.15      # how often a name that is not English is drawn, when the English one is
+DRAW_OTHERS = 0.45           # names drawn in other languages, all together, for each in English
 NUM_ONE_SHOT = 400           # documents in one pass
 NUM_QUESTIONS = 200          # examples of the tasks that combine items freely
 HELD_PAIR_PERCENT, VALID_PAIR_PERCENT = 20, 10
@@ -156,8 +156,9 @@ def turn(question: Document, answer: Document) -> Document:
 
 def draw(world: World, rng: np.random.Generator) -> Iterator[Document]:
     """A name is bound to its picture by repetition alone: mostly in one language, so that it is learned in one."""
+    other_share = DRAW_OTHERS / max(1, len(world.config.languages) - 1)
     for item, lang in _names(world, "train"):
-        if lang != "en" and rng.random() > DRAW_OTHER_SHARE:
+        if lang != "en" and rng.random() > other_share:
             continue
         if rng.random() < PLAIN_SHARE:
             yield [Text(_name(world, item, lang)), world.picture(item)]

@@ -97,6 +97,22 @@ def test_only_image_codes_are_hidden_and_in_a_share_that_varies_by_row(world):
     assert share.min() < 0.2 and share.max() > 0.8 and 0.4 < share.mean() < 0.6
 
 
+def test_a_target_counts_by_who_speaks_and_an_answers_end_as_its_words(world):
+    task = dataclasses.replace(experiment(world, Path("x")).task, user_weight=0.25, answer_text_weight=5.0)
+    word, code = task.tokenizers.vocab.text_start, task.tokenizers.vocab.image_start
+    bos, eos, user, model, boi, eoi = (vocabulary.BOS, vocabulary.EOS, vocabulary.USER, vocabulary.MODEL,
+                                       vocabulary.BOI, vocabulary.EOI)
+    size = vocabulary.size_id(1)
+    # Each id and the weight of predicting it: a question, an answer with a picture, a question, an answer, plain text.
+    wanted = [(bos, None), (user, 1), (word, 0.25), (model, 0.25), (word, 5), (boi, 1), (size, 1), (size, 1), (code, 1),
+              (vocabulary.EOL, 1), (eoi, 1), (word, 5), (user, 5), (word, 0.25), (model, 0.25), (word, 5), (eos, 5),
+              (bos, None), (word, 1), (eos, 1)]
+    ids, weights = zip(*wanted)
+    batch = packing.batch_of(np.array([ids], np.int32))
+    scale = np.asarray(task._scale(jax.tree.map(jnp.asarray, batch)))[0]
+    assert [w for w, counts in zip(scale, batch.has_target[0]) if counts] == [w for w in weights if w is not None]
+
+
 def test_a_run_folder_must_be_one_finished_and_whole(trained, tmp_path):
     with pytest.raises(errors.InputError, match="is no run folder"):
         run.load(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors"}, {"files", "progress"}, {"vocab"}, {"stream", "nn"}, {"parallel", "tokenizers"}, {"data", "model"},
+    {"errors", "memory"}, {"files", "progress"}, {"vocab"}, {"stream", "nn"}, {"parallel", "tokenizers"}, {"data", "model"},
     {"train", "decode"}, {"evals"}, {"tasks"}, {"config"}, {"run"}, {"report"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -20,7 +20,7 @@ import rich.console
 import rich.table
 
 from data_prep import documents, emoji_world
-from gemini_mini import errors, files
+from gemini_mini import errors, files, memory
 from gemini_mini import run as run_lib
 from gemini_mini.evals import album as album_lib
 from gemini_mini.evals import answerer, suite
@@ -97,4 +97,5 @@ def print_table(tasks: dict) -> None:
 
 
 if __name__ == "__main__":
+    memory.keep()
     errors.run(main)

@@ -121,9 +121,10 @@ class Decoder(nnx.Module):
             new.append(layer)
         return self.norm(x), tuple(new)
 
-    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        return jnp.einsum("...d,vd->...v", hidden, self.embed[...].astype(hidden.dtype),
-                          preferred_element_type=jnp.float32)
+    def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        flat = hidden.reshape(-1, hidden.shape[-1])  # one product of two matrices, as in nn.linear
+        logits = jnp.dot(flat, self.embed[...].T.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        return logits.reshape(*hidden.shape[:-1], -1)
 
     def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         return self.embed[...][tokens].astype(self.dtype) / EMBED_STD

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from gemini_mini import errors, files, nn, vocab as vocabulary
 from gemini_mini.data import loader, mixture, packing, rows
@@ -62,10 +62,18 @@ class Pretrain:
         vocab = self.tokenizers.vocab
         tokens = batch.tokens if key is None else self._hide(batch.tokens, batch.speaker, key)
         hidden = module(tokens, batch.positions, batch.segments)
-        speaker = jnp.roll(batch.speaker, -1, axis=1)  # of the target
-        is_answer_text = (speaker == packing.MODEL) & (vocab.modality_of(batch.targets) == vocabulary.TEXT)
-        scale = jnp.where(speaker == packing.USER, self.user_weight, jnp.where(is_answer_text, self.answer_text_weight, 1.0))
-        return loss.next_token(module.logits(hidden), batch.targets, batch.has_target, scale, vocab)
+        return loss.next_token(module.logits(hidden), batch.targets, batch.has_target, self._scale(batch), vocab)
+
+    def _scale(self, batch: packing.Batch) -> Float[Array, "B T"]:
+        """How much each target counts, by who speaks where it is predicted.
+
+        The mark that ends an answer counts as one of its words: without it "teapot" becomes "teapoto".
+        """
+        targets = batch.targets
+        is_word = self.tokenizers.vocab.modality_of(targets) == vocabulary.TEXT
+        is_end = (targets == vocabulary.EOS) | (targets == vocabulary.USER)
+        answer = jnp.where(is_word | is_end, self.answer_text_weight, 1.0)
+        return jnp.where(batch.speaker == packing.USER, self.user_weight, jnp.where(batch.speaker == packing.MODEL, answer, 1.0))
 
     def _hide(self, tokens: Int[Array, "B T"], speaker: Int[Array, "B T"], key: PRNGKeyArray) -> Int[Array, "B T"]:
         """Replace a share of each row's drawn image codes, from none to `hide_images`, by padding in the input.
