@@ -14,7 +14,7 @@ documents use too. Both speak through the same few functions, so they cannot dri
 Next: phrases.py for the words, gemini_mini/stream.py for the parts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +33,8 @@ DRAW_OTHER_SHARE = 0.15      # how often a name that is not English is drawn, wh
 NUM_ONE_SHOT = 400           # documents in one pass
 NUM_QUESTIONS = 200          # examples of the tasks that combine items freely
 HELD_PAIR_PERCENT, VALID_PAIR_PERCENT = 20, 10
-SAMPLE_CHARS = 400_000       # of prose and of code in the sample for the text tokenizer
+TABLE_SHARE = 0.05           # of names and phrases in all languages in the sample for the text tokenizer
+BYTES_PER_PIECE, PIXELS_PER_CODE, SAMPLES_PER_CODE = 3, 16, 640
 
 
 class Example(NamedTuple):
@@ -67,31 +68,50 @@ def examples(world: World, task: str, split: str) -> list[Example]:
     return [found[i] for i in order]
 
 
-def text_sample(world: World, seed: int) -> list[str]:
-    """Texts of the whole mixture, in their proportions, to train the text tokenizer on.
+def text_sample(world: World, shares: Mapping[str, float], seed: int) -> list[str]:
+    """Texts as the decoder reads them, to train the text tokenizer on; `shares` are those of rows by source.
 
-    Names and phrases in all 14 languages are in it, also where the world does not use a language,
-    so that no script falls apart into bytes. Only names of the training split.
+    A row of drawings holds less text than a row of prose: a source counts by its share of the rows times the
+    text in an id of it. Names and phrases in all 14 languages are a small part of the sample, also where the
+    world does not use a language, so that no script falls apart into bytes. Only names of the training split.
     """
-    texts = []
-    for name in SOURCES:
-        if name in ("prose", "code"):
-            continue
-        texts += [part.text for doc in source(world, name, seed) for part in doc if isinstance(part, Text)]
-    for item in world.items:
-        texts += [item.names[lang] for lang, split in item.name_splits.items() if split == "train"]
-    for table in phrases.TABLES:
-        texts += [phrasing for lang in pictures.LANGUAGES for phrasing in table[lang]]
+    table = [item.names[lang] for item in world.items for lang, split in item.name_splits.items() if split == "train"]
+    for phrasings in phrases.TABLES:
+        table += [phrasing for lang in pictures.LANGUAGES for phrasing in phrasings[lang]]
     for lang in pictures.LANGUAGES:
-        texts += [*phrases.MOTION[lang].values(), *phrases.DIGIT_WORDS[lang].split()]
-    texts = [text.replace("{name}", "").replace("{digit}", "7").strip() for text in texts]
-    for documents in (world.prose, world.code):
-        length = 0
-        for split, document in documents:
-            length += len(document)
-            if split == "train" and length < SAMPLE_CHARS:
-                texts.append(document)
-    return texts
+        table += [*phrases.MOTION[lang].values(), *phrases.DIGIT_WORDS[lang].split()]
+    table = [text.replace("{name}", "").replace("{digit}", "7").strip() for text in table]
+    texts, read = {}, {}
+    for name in sorted(name for name, share in shares.items() if share):
+        found = source(world, name, seed)
+        texts[name] = [part.text for document in found for part in document if isinstance(part, Text)]
+        read[name] = shares[name] * _num_bytes(texts[name]) / max(1, sum(map(_about_ids, found)))
+    wanted = _num_bytes(table) * (1 / TABLE_SHARE - 1) / max(1e-9, sum(read.values()))
+    rng = np.random.default_rng([seed, 0])
+    return table + [text for name in texts if read[name] for text in _repeat(texts[name], wanted * read[name], rng)]
+
+
+def _repeat(texts: list[str], num_bytes: float, rng: np.random.Generator) -> Iterator[str]:
+    """Whole passes, each in a new order, until `num_bytes` are written."""
+    while num_bytes > 0:
+        for index in rng.permutation(len(texts)):
+            yield texts[index]
+            num_bytes -= len(texts[index].encode())
+            if num_bytes <= 0:
+                return
+
+
+def _num_bytes(texts: list[str]) -> int:
+    return sum(len(text.encode()) for text in texts)
+
+
+def _about_ids(document: Document) -> float:
+    """About how many ids a document becomes, before there is a tokenizer to say."""
+    sizes = {Text: lambda part: len(part.text.encode()) / BYTES_PER_PIECE, stream.Role: lambda part: 1,
+             stream.Image: lambda part: part.pixels[..., 0].size / PIXELS_PER_CODE,
+             stream.Video: lambda part: part.frames[..., 0].size / PIXELS_PER_CODE,
+             stream.Audio: lambda part: len(part.samples) / SAMPLES_PER_CODE}
+    return sum(sizes[type(part)](part) for part in document)
 
 
 # Questions and answers, one function per task: used in training and in evaluation.
