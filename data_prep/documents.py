@@ -14,7 +14,7 @@ documents use too. Both speak through the same few functions, so they cannot dri
 Next: phrases.py for the words, gemini_mini/stream.py for the parts.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -68,27 +68,48 @@ def examples(world: World, task: str, split: str) -> list[Example]:
     return [found[i] for i in order]
 
 
-def text_sample(world: World, shares: Mapping[str, float], seed: int) -> list[str]:
-    """Texts as the decoder reads them, to train the text tokenizer on; `shares` are those of rows by source.
+class Read(NamedTuple):
+    """What a decoder reads of one source, for each id it reads of all sources."""
 
-    A row of drawings holds less text than a row of prose: a source counts by its share of the rows times the
-    text in an id of it. Names and phrases in all 14 languages are a small part of the sample, also where the
-    world does not use a language, so that no script falls apart into bytes. Only names of the training split.
+    texts: list[str]   # of one pass
+    num_bytes: float   # of text
+    other_ids: float   # of pictures, sounds and roles
+
+
+def read(world: World, shares: Mapping[str, float], seed: int) -> dict[str, Read]:
+    """`shares` are the parts of all rows that each source gets. Ids of text are about a third of its bytes.
+
+    A row of drawings holds less text than a row of prose, so a source's text counts by its part of an id.
     """
-    table = [item.names[lang] for item in world.items for lang, split in item.name_splits.items() if split == "train"]
+    found = {}
+    for name in sorted(name for name, share in shares.items() if share):
+        parts = [part for document in source(world, name, seed) for part in document]
+        texts = [part.text for part in parts if isinstance(part, Text)]
+        others = sum(_about_ids(part) for part in parts if not isinstance(part, Text))
+        rate = shares[name] / max(1, _num_bytes(texts) / BYTES_PER_PIECE + others)
+        found[name] = Read(texts, rate * _num_bytes(texts), rate * others)
+    return found
+
+
+def text_sample(
+    world: World, shares: Mapping[str, float], seed: int, languages: Sequence[str] = pictures.LANGUAGES
+) -> list[str]:
+    """Texts to train the text tokenizer on, as often as the decoder reads them; `shares` as in `read`.
+
+    Names and phrases in all `languages` are a small part, also where the world does not use a language, so
+    that no script falls apart into bytes. Only names of the training split.
+    """
+    table = [item.names[lang] for item in world.items for lang, split in item.name_splits.items()
+             if split == "train" and lang in languages]
     for phrasings in phrases.TABLES:
-        table += [phrasing for lang in pictures.LANGUAGES for phrasing in phrasings[lang]]
-    for lang in pictures.LANGUAGES:
+        table += [phrasing for lang in languages for phrasing in phrasings[lang]]
+    for lang in languages:
         table += [*phrases.MOTION[lang].values(), *phrases.DIGIT_WORDS[lang].split()]
     table = [text.replace("{name}", "").replace("{digit}", "7").strip() for text in table]
-    texts, read = {}, {}
-    for name in sorted(name for name, share in shares.items() if share):
-        found = source(world, name, seed)
-        texts[name] = [part.text for document in found for part in document if isinstance(part, Text)]
-        read[name] = shares[name] * _num_bytes(texts[name]) / max(1, sum(map(_about_ids, found)))
-    wanted = _num_bytes(table) * (1 / TABLE_SHARE - 1) / max(1e-9, sum(read.values()))
     rng = np.random.default_rng([seed, 0])
-    return table + [text for name in texts if read[name] for text in _repeat(texts[name], wanted * read[name], rng)]
+    sources = {name: found for name, found in read(world, shares, seed).items() if found.num_bytes}
+    passes = _num_bytes(table) * (1 / TABLE_SHARE - 1) / max(1e-9, sum(found.num_bytes for found in sources.values()))
+    return table + [text for found in sources.values() for text in _repeat(found.texts, passes * found.num_bytes, rng)]
 
 
 def _repeat(texts: list[str], num_bytes: float, rng: np.random.Generator) -> Iterator[str]:
@@ -105,13 +126,16 @@ def _num_bytes(texts: list[str]) -> int:
     return sum(len(text.encode()) for text in texts)
 
 
-def _about_ids(document: Document) -> float:
-    """About how many ids a document becomes, before there is a tokenizer to say."""
-    sizes = {Text: lambda part: len(part.text.encode()) / BYTES_PER_PIECE, stream.Role: lambda part: 1,
-             stream.Image: lambda part: part.pixels[..., 0].size / PIXELS_PER_CODE,
-             stream.Video: lambda part: part.frames[..., 0].size / PIXELS_PER_CODE,
-             stream.Audio: lambda part: len(part.samples) / SAMPLES_PER_CODE}
-    return sum(sizes[type(part)](part) for part in document)
+def _about_ids(part: stream.Part) -> float:
+    """About how many ids a role, picture, clip or sound becomes, before there is a tokenizer to say."""
+    match part:
+        case stream.Image(pixels):
+            return pixels[..., 0].size / PIXELS_PER_CODE
+        case stream.Video(frames, _):
+            return frames[..., 0].size / PIXELS_PER_CODE
+        case stream.Audio(samples):
+            return len(samples) / SAMPLES_PER_CODE
+    return 1
 
 
 # Questions and answers, one function per task: used in training and in evaluation.
