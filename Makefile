@@ -12,7 +12,7 @@ BIN := .venv/bin
 demo: SIZE = demo
 demo: PIECES = 2048
 laptop: SIZE = laptop
-laptop: PIECES = 8192
+laptop: PIECES = 4096
 demo laptop: .venv/installed
 	$(BIN)/python -m data_prep.emoji_world --size $(SIZE) --out data/$(SIZE)/world
 	$(BIN)/python -m data_prep.train_text_tokenizer data/$(SIZE)/world --config configs/$(SIZE).py \
