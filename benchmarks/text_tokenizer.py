@@ -108,7 +108,7 @@ def sizes(world: emoji_world.World, shares: dict[str, float], sample: list[str])
                   f"{size.embedding_params / 1e6:.2f} M | {size.embedding_params / size.params:.0%} | "
                   f"{size.embedding_flops_share:.0%} | {size.flops / least - 1:+.1%} |")
     if left := sorted(set(text_pieces.SIZES) - set(trained)):
-        print(f"\ntoo small for the letters of the sample: {left}")
+        print(f"\ncannot be made of this sample, too small for its letters or too large for its words: {left}")
 
 
 def speed(tokenizer: text.TextTokenizer, corpus: list[str]) -> None:

@@ -34,7 +34,7 @@ def make(tokenizer: text.TextTokenizer, world: emoji_world.World, row_shares: Ma
              (f"{num_tried - num_failed:,} of {num_tried:,}", "strings come back exactly")]
     sizes = text_pieces.train_sizes(documents.text_sample(world, row_shares, seed=0))
     curves = "".join(_curve(width, [text_pieces.size_of(t, mixed, *shape) for t in sizes.values()], tokenizer.num_pieces)
-                     for width, shape in DEPTH_ASPECT.items())
+                     for width, shape in DEPTH_ASPECT.items() if sizes)
     note = ("<p class='note'>Training FLOPs for a byte of text and the pictures and sounds beside it, relative to the "
             "cheapest. Few pieces: long texts. Many: a large output matrix. The dot is this tokenizer's size.</p>")
     return card.Card("Text", facts, [card.Table("Bytes per piece, held-out names, prose and code",

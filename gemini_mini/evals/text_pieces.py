@@ -6,6 +6,7 @@ with the pictures and sounds that stand beside it.
 Next: ../cards/text.py, ../../benchmarks/text_tokenizer.py.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ def held_out(world: emoji_world.World) -> dict[str, list[str]]:
 
 
 def num_bytes(texts: Sequence[str]) -> int:
+    """Of all texts as UTF-8."""
     return sum(len(string.encode()) for string in texts)
 
 
@@ -74,14 +76,11 @@ class Size(NamedTuple):
 
 
 def train_sizes(sample: Sequence[str], sizes: Sequence[int] = SIZES) -> dict[int, text.TextTokenizer]:
-    """A tokenizer of each size; those too small to hold the sample's letters are left out."""
+    """A tokenizer of each size, but for those that cannot hold the sample's letters or that its words cannot fill."""
     found = {}
     for size in sizes:
-        try:
+        with contextlib.suppress(errors.InputError):
             found[size] = text.train(sample, size)
-        except errors.InputError:
-            if found:  # a small one worked: this is another trouble
-                raise
     return found
 
 
