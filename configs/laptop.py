@@ -1,4 +1,4 @@
-"""The decoder on the whole world: 3,666 pictures, 14 languages, about 14 million parameters, two hours on 2 cores.
+"""The decoder on the whole world: 3,666 pictures, 14 languages, about 12 million parameters, two hours on 2 cores.
 
     make laptop
 

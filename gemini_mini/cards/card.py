@@ -65,7 +65,7 @@ def perplexity(counts: Int[np.ndarray, "V"]) -> float:
 
 def usage_chart(counts: Int[np.ndarray, "V"], unit: str) -> str:
     """How often each code occurs, most frequent first, on a logarithmic scale; unused codes stay empty."""
-    width, height, left, bottom = 640, 170, 44, 22
+    width, height, left, bottom = 640, 170, 56, 22
     ordered = np.sort(counts)[::-1]
     decades = int(np.ceil(np.log10(max(10, ordered[0]))))
     heights = np.where(ordered > 0, np.log10(np.maximum(ordered, 1)) + 0.15, 0) / (decades + 0.15)
