@@ -17,7 +17,8 @@ laptop: PIECES = 4096
 laptop: ROW = 512
 demo laptop: .venv/installed
 	$(BIN)/python -m data_prep.emoji_world --size $(SIZE) --out data/$(SIZE)/world
-	$(BIN)/python -m data_prep.train_text_tokenizer data/$(SIZE)/world --pieces $(PIECES) --out data/$(SIZE)/text
+	$(BIN)/python -m data_prep.train_text_tokenizer data/$(SIZE)/world --config configs/$(SIZE).py \
+		--pieces $(PIECES) --out data/$(SIZE)/text
 	$(BIN)/python train.py configs/image_tokenizer.py task.world=data/$(SIZE)/world run.folder=runs/$(SIZE)-image run.budget=$(BUDGET)
 	$(BIN)/python train.py configs/audio_tokenizer.py task.world=data/$(SIZE)/world run.folder=runs/$(SIZE)-audio run.budget=$(BUDGET)
 	$(BIN)/python -m data_prep.pack data/$(SIZE)/world --row-tokens $(ROW) --text data/$(SIZE)/text/text.model \

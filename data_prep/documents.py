@@ -14,7 +14,7 @@ documents use too. Both speak through the same few functions, so they cannot dri
 Next: phrases.py for the words, gemini_mini/stream.py for the parts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +33,8 @@ DRAW_OTHERS = 0.45           # names drawn in other languages, all together, for
 NUM_ONE_SHOT = 400           # documents in one pass
 NUM_QUESTIONS = 200          # examples of the tasks that combine items freely
 HELD_PAIR_PERCENT, VALID_PAIR_PERCENT = 20, 10
-SAMPLE_CHARS = 400_000       # of prose and of code in the sample for the text tokenizer
+TABLE_SHARE = 0.05           # of names and phrases in all languages in the sample for the text tokenizer
+BYTES_PER_PIECE, PIXELS_PER_CODE, SAMPLES_PER_CODE = 3, 16, 640
 
 
 class Example(NamedTuple):
@@ -67,31 +68,74 @@ def examples(world: World, task: str, split: str) -> list[Example]:
     return [found[i] for i in order]
 
 
-def text_sample(world: World, seed: int) -> list[str]:
-    """Texts of the whole mixture, in their proportions, to train the text tokenizer on.
+class Read(NamedTuple):
+    """What a decoder reads of one source, for each id it reads of all sources."""
 
-    Names and phrases in all 14 languages are in it, also where the world does not use a language,
-    so that no script falls apart into bytes. Only names of the training split.
+    texts: list[str]   # of one pass
+    num_bytes: float   # of text
+    other_ids: float   # of pictures, sounds and roles
+
+
+def read(world: World, shares: Mapping[str, float], seed: int) -> dict[str, Read]:
+    """`shares` are the parts of all rows that each source gets. Ids of text are about a third of its bytes.
+
+    A row of drawings holds less text than a row of prose, so a source's text counts by its part of an id.
     """
-    texts = []
-    for name in SOURCES:
-        if name in ("prose", "code"):
-            continue
-        texts += [part.text for doc in source(world, name, seed) for part in doc if isinstance(part, Text)]
-    for item in world.items:
-        texts += [item.names[lang] for lang, split in item.name_splits.items() if split == "train"]
-    for table in phrases.TABLES:
-        texts += [phrasing for lang in pictures.LANGUAGES for phrasing in table[lang]]
-    for lang in pictures.LANGUAGES:
-        texts += [*phrases.MOTION[lang].values(), *phrases.DIGIT_WORDS[lang].split()]
-    texts = [text.replace("{name}", "").replace("{digit}", "7").strip() for text in texts]
-    for documents in (world.prose, world.code):
-        length = 0
-        for split, document in documents:
-            length += len(document)
-            if split == "train" and length < SAMPLE_CHARS:
-                texts.append(document)
-    return texts
+    found = {}
+    for name in sorted(name for name, share in shares.items() if share):
+        parts = [part for document in source(world, name, seed) for part in document]
+        texts = [part.text for part in parts if isinstance(part, Text)]
+        others = sum(_about_ids(part) for part in parts if not isinstance(part, Text))
+        rate = shares[name] / max(1, _num_bytes(texts) / BYTES_PER_PIECE + others)
+        found[name] = Read(texts, rate * _num_bytes(texts), rate * others)
+    return found
+
+
+def text_sample(
+    world: World, shares: Mapping[str, float], seed: int, languages: Sequence[str] = pictures.LANGUAGES
+) -> list[str]:
+    """Texts to train the text tokenizer on, as often as the decoder reads them; `shares` as in `read`.
+
+    Names and phrases in all `languages` are a small part, also where the world does not use a language, so
+    that no script falls apart into bytes. Only names of the training split.
+    """
+    table = [item.names[lang] for item in world.items for lang, split in item.name_splits.items()
+             if split == "train" and lang in languages]
+    for phrasings in phrases.TABLES:
+        table += [phrasing for lang in languages for phrasing in phrasings[lang]]
+    for lang in languages:
+        table += [*phrases.MOTION[lang].values(), *phrases.DIGIT_WORDS[lang].split()]
+    table = [text.replace("{name}", "").replace("{digit}", "7").strip() for text in table]
+    rng = np.random.default_rng([seed, 0])
+    sources = {name: found for name, found in read(world, shares, seed).items() if found.num_bytes}
+    passes = _num_bytes(table) * (1 / TABLE_SHARE - 1) / max(1e-9, sum(found.num_bytes for found in sources.values()))
+    return table + [text for found in sources.values() for text in _repeat(found.texts, passes * found.num_bytes, rng)]
+
+
+def _repeat(texts: list[str], num_bytes: float, rng: np.random.Generator) -> Iterator[str]:
+    """Whole passes, each in a new order, until `num_bytes` are written."""
+    while num_bytes > 0:
+        for index in rng.permutation(len(texts)):
+            yield texts[index]
+            num_bytes -= len(texts[index].encode())
+            if num_bytes <= 0:
+                return
+
+
+def _num_bytes(texts: list[str]) -> int:
+    return sum(len(text.encode()) for text in texts)
+
+
+def _about_ids(part: stream.Part) -> float:
+    """About how many ids a role, picture, clip or sound becomes, before there is a tokenizer to say."""
+    match part:
+        case stream.Image(pixels):
+            return pixels[..., 0].size / PIXELS_PER_CODE
+        case stream.Video(frames, _):
+            return frames[..., 0].size / PIXELS_PER_CODE
+        case stream.Audio(samples):
+            return len(samples) / SAMPLES_PER_CODE
+    return 1
 
 
 # Questions and answers, one function per task: used in training and in evaluation.

@@ -70,6 +70,16 @@ STAGES = (mixture.Stage("one", 0.3, {"a": 1.0}), mixture.Stage("two", 0.8, {"a":
 SIZES = {"a": 37, "b": 11, "c": 8}
 
 
+def test_shares_are_those_of_the_rows_dealt():
+    total = 1000 * mixture.BLOCK
+    mix = mixture.Mixture(STAGES, SIZES, total, seed=1)
+    dealt = collections.Counter(mix.row(n)[0] for n in range(0, total, 7))
+    shares = mixture.shares(STAGES)
+    assert sum(shares.values()) == pytest.approx(1) and set(shares) == set(dealt)
+    for name, share in shares.items():
+        assert share == pytest.approx(dealt[name] / dealt.total(), abs=0.01)
+
+
 def test_mixture_counts_are_exact_in_every_block_and_close_in_every_window():
     total = 10 * mixture.BLOCK
     mix = mixture.Mixture(STAGES, SIZES, total, seed=1)

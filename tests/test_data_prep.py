@@ -193,7 +193,7 @@ def test_no_training_document_holds_a_held_out_name(demo):
 
 
 def test_text_sample_knows_all_scripts_and_no_held_out_item(demo):
-    sample = documents.text_sample(demo, seed=0)
+    sample = documents.text_sample(demo, dict.fromkeys(documents.SOURCES, 1.0), seed=0)
     joined = "\n".join(sample)
     for item in demo.items:
         if item.split == "train":
@@ -201,6 +201,21 @@ def test_text_sample_knows_all_scripts_and_no_held_out_item(demo):
     assert not any("{" in line for line in sample if "code" not in line)
     compose = [item.names["en"] for item in demo.items if item.split == "test_compose" and item.cell[0] == "colour"]
     assert compose and not [name for name in compose if name in joined]
+
+
+def test_text_sample_weighs_a_source_by_its_text_in_its_rows(demo):
+    """Prose is nothing but text; of a drawing's ids one in 16 pixels is the picture, and two are roles."""
+    sample = documents.text_sample(demo, {"draw": 0.8, "prose": 0.15, "code": 0.05}, seed=0)
+    documents_of = {name: documents.source(demo, name, seed=0) for name in ("draw", "prose", "code")}
+    texts = {name: {p.text for d in found for p in d if isinstance(p, stream.Text)} for name, found in documents_of.items()}
+    size = {name: sum(len(t.encode()) for t in sample if t in texts[name]) for name in texts}
+    total = sum(len(t.encode()) for t in sample)
+    asked = [len(d[1].text.encode()) / 3 for d in documents_of["draw"] if d[0] == stream.Role("user")]
+    codes = demo.picture(0).pixels.shape[0] * demo.picture(0).pixels.shape[1] / 16
+    drawn = float(np.mean(asked))
+    assert size["prose"] / size["code"] == pytest.approx(3, rel=0.02)
+    assert size["draw"] / size["prose"] == pytest.approx(0.8 / 0.15 * drawn / (drawn + codes + 2), rel=0.1)
+    assert 1 - sum(size.values()) / total == pytest.approx(documents.TABLE_SHARE, rel=0.2)
 
 
 # Documents

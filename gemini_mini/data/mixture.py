@@ -28,6 +28,18 @@ class Stage:
     weights: Mapping[str, float]
 
 
+def shares(stages: tuple[Stage, ...]) -> dict[str, float]:
+    """The part of all rows that each source is given, over the whole budget."""
+    found: dict[str, float] = {}
+    start = 0.0
+    for stage in stages:
+        for name, weight in stage.weights.items():
+            part = weight / sum(stage.weights.values()) * (stage.until - start)
+            found[name] = found.get(name, 0.0) + part
+        start = stage.until
+    return found
+
+
 class Mixture:
     """Row n of a run of `total_rows` rows, for sources of the given sizes.
 

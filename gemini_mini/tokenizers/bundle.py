@@ -27,13 +27,14 @@ class Tokenizers(NamedTuple):
         """Encode many documents, each distinct picture and sound once and in batches."""
         parts = [part for document in documents for part in document]
         grids, sounds = self._grids(parts), self._sounds(parts)
+        texts = iter(self.text.encode_many([part.text for part in parts if isinstance(part, stream.Text)]))
 
         def encode(part: stream.Part) -> stream.EncodedPart:
             match part:
                 case stream.Role():
                     return part
-                case stream.Text(string):
-                    return stream.Pieces(self.text.encode(string))
+                case stream.Text():
+                    return stream.Pieces(next(texts))
                 case stream.Image(pixels):
                     return grids[_key(pixels)]
                 case stream.Video(frames, seconds):

@@ -1,0 +1,59 @@
+"""What the three tokenizers of a run keep: python -m gemini_mini.cards RUN
+
+    python -m gemini_mini.cards runs/demo      prints a card each, writes runs/demo/tokenizers.html
+
+RUN is a decoder's run folder with its tokenizers/. Pictures, names and sounds are those of the world it was
+trained on, found beside its rows. Examples are spread evenly over a split, never chosen by hand.
+Next: card.py; text.py, image.py and audio.py, a card each.
+"""
+
+import argparse
+from pathlib import Path
+
+from data_prep import emoji_world
+from gemini_mini import errors, files, report
+from gemini_mini.cards import audio, card, image, text
+from gemini_mini.data import mixture
+from gemini_mini.decode import page
+from gemini_mini.tokenizers import bundle
+
+STYLE = """<style>
+.piece { border: 1px solid var(--line); border-radius: 4px; padding: 0 .15em; margin: 0 .06em; white-space: pre; line-height: 1.9; }
+.piece:nth-child(odd) { background: var(--soft); }
+.piece.byte { opacity: .55; font: .8em ui-monospace, monospace; }
+.facts { max-width: 60rem; } td audio { width: 15rem; height: 2rem; }
+</style>"""
+INTRO = """<p>A decoder sees no letters, pixels or samples: it reads codes. What the three tokenizers lose, it cannot bring
+back. They were trained from scratch on this machine; figures are on what they were not trained on, unless they say so.</p>"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a decoder's run folder")
+    parser.add_argument("--world", type=Path, help="default: the folder `world` beside the rows it was trained on")
+    args = parser.parse_args()
+    path = write(args.run, args.world)
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB); open it in a browser")
+
+
+def write(run_folder: Path, world_folder: Path | None) -> Path:
+    """Print the cards and write RUN/tokenizers.html. Raises: InputError when the folder is no decoder's run."""
+    if not (run_folder / "tokenizers").is_dir():
+        raise errors.InputError(f"{run_folder}: has no tokenizers/; give a run folder that train.py made with a decoder's config")
+    task = files.read_json(run_folder / "run.json")["settings"]["task"]
+    tokenizers = bundle.load(*(run_folder / "tokenizers" / name for name in ("text.model", "image.safetensors", "audio.safetensors")))
+    world = emoji_world.load(world_folder or Path(task["rows"]).parent / "world")
+    shares = mixture.shares(tuple(mixture.Stage(**stage) for stage in task["stages"]))
+    made = [text.make(tokenizers.text, world, shares), image.make(tokenizers.image, world), audio.make(tokenizers.audio, world)]
+    for one in made:
+        card.show(one)
+    links = "".join(f'<a href="#{one.title.lower()}">{one.title}</a>' for one in made)
+    body = "".join(f'<h2 id="{one.title.lower()}">{one.title}</h2>{card.html(one)}' for one in made)
+    path = run_folder / "tokenizers.html"
+    page.write(path, "gemini_mini: what its tokenizers keep",
+               f"{report.STYLE}{STYLE}{INTRO}<nav>{links}</nav>{body}<h2>Credits</h2>{report.CREDITS}")
+    return path
+
+
+if __name__ == "__main__":
+    errors.run(main)
