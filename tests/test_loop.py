@@ -24,9 +24,11 @@ class Line(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class FitLine:
-    """Fits a random linear map; dies at `die_at` the way a power cut would."""
+    """Fits a random linear map; dies at `die_at` the way a power cut would; is told to stop at `signal_at`."""
 
     die_at: int = -1
+    signal_at: int = -1
+    number: int = signal.SIGTERM
     data: str = "one"
     poison: int = -1
 
@@ -46,6 +48,8 @@ class FitLine:
         def batch(step):
             if step == self.die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if step == self.signal_at:
+                os.kill(os.getpid(), self.number)
             x = np.random.default_rng([seed, step]).normal(size=(16, 8)).astype(np.float32)
             return x * np.nan if step == self.poison else x
         return batch
@@ -83,6 +87,17 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(tmp_path):
     resumed = train(tmp_path / "cut")
     assert files.hash_bytes(whole.tobytes()) == files.hash_bytes(resumed.tobytes())
     assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_saves_the_step_and_goes_on_to_the_same_bits(tmp_path, number, capsys):
+    whole = train(tmp_path / "whole")
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stopped:
+        train(tmp_path / "cut", signal_at=7, number=number)  # arrives while step 8 is prepared
+    assert stopped.value.code == 128 + number and "stopped and saved after step 8 of 20" in capsys.readouterr().err
+    assert checkpoint.steps(tmp_path / "cut/checkpoints") == [6, 8] and signal.getsignal(number) is before
+    assert (train(tmp_path / "cut") == whole).all() and losses(tmp_path / "whole") == losses(tmp_path / "cut")
 
 
 def test_a_finished_run_is_reused_and_another_is_refused(tmp_path, capsys):

@@ -3,11 +3,12 @@
     for step: state, metrics = step_fn(state, batch(step))
 
 Metrics of step n - 1 are read after step n is dispatched, so the device never waits. Every
-batch is a function of (config, step) and every key of (seed, step): a run that is killed and
-started again ends in the same bits. The run folder holds all that is needed afterwards.
+batch is a function of (config, step) and every key of (seed, step): a run that is killed, or told to
+stop, and started again ends in the same bits. The run folder holds all that is needed afterwards.
 Next: step.py (what a step does), checkpoint.py (how state is kept).
 """
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gemini_mini import errors, files, nn, parallel, progress
-from gemini_mini.train import checkpoint, metrics as metrics_lib, optim, step as step_lib
+from gemini_mini.train import checkpoint, metrics as metrics_lib, optim, preemption, step as step_lib
 
 
 @runtime_checkable
@@ -119,7 +120,8 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
         writer.write(n, {**values, **speed})
         bar.info.update(loss=values["loss"], **{"tok/s": f"{speed['tokens_per_s']:,.0f}", "mfu": f"{speed['mfu']:.0%}"})
 
-    with progress.bar(folder.name, steps, "steps", done=start) as bar:
+    done = start
+    with preemption.Notice() as notice, progress.bar(folder.name, steps, "steps", done=start) as bar:
         for n in range(start, steps):
             state, metrics = step_fn(state, batch(n))
             if pending is not None:
@@ -129,12 +131,19 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
             if done % config.log_every == 0 or done == steps:
                 pending = metrics
             bar.advance()
-            if done % config.save_every == 0 and done < steps:
+            stop = notice.signal
+            if (done % config.save_every == 0 or stop) and done < steps:
                 checkpoint.save(folder / "checkpoints", done, state, config.keep)
             if config.eval_every and done % config.eval_every == 0 and done < steps:
                 writer.write(done, task.evals(nn.with_weights(module, state.weights)))
+            if stop:
+                break
         if pending is not None:
-            flush(steps)
+            flush(done)
+    if done < steps:
+        writer.close()
+        print(f"{folder}: stopped and saved after step {done} of {steps}; run the same command again to continue", file=sys.stderr)
+        raise SystemExit(128 + stop)
     trained = nn.with_weights(module, state.weights)
     if start < steps:
         checkpoint.save(folder / "checkpoints", steps, state, config.keep)
@@ -167,7 +176,7 @@ def _difference(old, new, where: str = "") -> str:
 
 
 def _affordable_steps(built, steps: int, config: RunConfig) -> int:
-    """How many steps fit in `max_minutes` on this machine, from the median of a few steps' times."""
+    """How many steps fit in `max_minutes` on this machine, from the fastest of a few: what else runs now may soon be over."""
     state, step_fn, batch = built
     times = []
     for n in range(7):
@@ -175,7 +184,7 @@ def _affordable_steps(built, steps: int, config: RunConfig) -> int:
         state, metrics = step_fn(state, batch(n))
         jax.block_until_ready(metrics)
         times.append(time.perf_counter() - begin)
-    step_s = sorted(times[2:])[2]
+    step_s = min(times[2:])
     fit = max(1, int(config.max_minutes * 60 / step_s))
     if fit < steps:
         print(f"{config.folder}: {step_s:.2f} s a step here, so {fit} of {steps} steps fit in "
