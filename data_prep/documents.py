@@ -46,13 +46,13 @@ class Example(NamedTuple):
     lang: str
 
 
-def source(world: World, name: str, seed: int, variants: int = 1) -> list[Document]:
+def source(world: World, name: str, seed: int, variants: int = 1) -> Iterator[Document]:
     """`variants` passes over the training documents of one source, each phrased anew."""
     if name not in SOURCES:
         raise errors.InputError(f"source must be one of {sorted(SOURCES)}, got {name!r}")
     purpose = splits.bucket(name, 1 << 32)
-    return [document for variant in range(variants)
-            for document in SOURCES[name](world, np.random.default_rng([seed, variant, purpose]))]
+    return (document for variant in range(variants)
+            for document in SOURCES[name](world, np.random.default_rng([seed, variant, purpose])))
 
 
 def examples(world: World, task: str, split: str) -> list[Example]:
@@ -83,9 +83,12 @@ def read(world: World, shares: Mapping[str, float], seed: int) -> dict[str, Read
     """
     found = {}
     for name in sorted(name for name, share in shares.items() if share):
-        parts = [part for document in source(world, name, seed) for part in document]
-        texts = [part.text for part in parts if isinstance(part, Text)]
-        others = sum(_about_ids(part) for part in parts if not isinstance(part, Text))
+        texts, others = [], 0.0
+        for part in (part for document in source(world, name, seed) for part in document):
+            if isinstance(part, Text):
+                texts.append(part.text)
+            else:
+                others += _about_ids(part)
         rate = shares[name] / max(1, _num_bytes(texts) / BYTES_PER_PIECE + others)
         found[name] = Read(texts, rate * _num_bytes(texts), rate * others)
     return found

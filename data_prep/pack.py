@@ -7,6 +7,8 @@ Writes out/train (every source) and out/valid (the evaluation documents of the v
 """
 
 import argparse
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from gemini_mini.data import rows
 from gemini_mini.tokenizers import bundle
 
 SEED = 0
+CHUNK = 2_048  # documents in memory at once, with their sounds
 VARIANTS = {"draw": 4, "name": 4}  # passes in new phrasings, of what is read most often; others have one
 
 
@@ -28,13 +31,14 @@ def build(world_folder: Path, tokenizer_paths: tuple[Path, Path, Path], row_toke
 
     def make(folder: Path) -> None:
         world = emoji_world.load(world_folder)
+        known = {}  # codes by content: many sources show the same pictures and sounds
         train = {name: documents.source(world, name, SEED, VARIANTS.get(name, 1)) for name in documents.SOURCES}
         valid = {task: [e.prompt + e.answer for e in documents.examples(world, task, "valid")] for task in documents.TASKS}
         with progress.bar("packing", len(train) + len(valid), "sources") as bar:
             for split, sources in (("train", train), ("valid", valid)):
                 rendered = {}
                 for name, docs in sources.items():
-                    rendered[name] = render(docs, tokenizers, row_tokens)
+                    rendered[name] = render(docs, tokenizers, row_tokens, known)
                     bar.advance(source=name)
                 (folder / split).mkdir()
                 kept = {name: docs for name, docs in rendered.items() if docs}
@@ -46,18 +50,24 @@ def build(world_folder: Path, tokenizer_paths: tuple[Path, Path, Path], row_toke
     files.build(out, inputs, make)
 
 
-def render(docs: list[stream.Document], tokenizers: bundle.Tokenizers, row_tokens: int) -> list[np.ndarray]:
-    """Ids of each document; a plain text too long for a row becomes two, cut at a line near its middle."""
-    ids = [stream.render(parts, tokenizers.vocab) for parts in tokenizers.encode_documents(docs)]
-    out = []
-    for document, rendered in zip(docs, ids, strict=True):
-        match document:
-            case [stream.Text(text)] if len(rendered) > row_tokens and "\n" in text.strip():
-                cut = min((i for i, c in enumerate(text) if c == "\n"), key=lambda i: abs(i - len(text) // 2)) + 1
-                halves = [[stream.Text(half)] for half in (text[:cut], text[cut:]) if half]
-                out += render(halves, tokenizers, row_tokens)
-            case _:
-                out.append(rendered)
+def render(
+    docs: Iterable[stream.Document], tokenizers: bundle.Tokenizers, row_tokens: int, known: dict
+) -> list[np.ndarray]:
+    """Ids of each document; a plain text too long for a row becomes two, cut at a line near its middle.
+
+    Only CHUNK documents are held at a time; `known` is that of encode_documents.
+    """
+    out, docs = [], iter(docs)
+    while chunk := list(itertools.islice(docs, CHUNK)):
+        for document, parts in zip(chunk, tokenizers.encode_documents(chunk, known), strict=True):
+            rendered = stream.render(parts, tokenizers.vocab)
+            match document:
+                case [stream.Text(text)] if len(rendered) > row_tokens and "\n" in text.strip():
+                    cut = min((i for i, c in enumerate(text) if c == "\n"), key=lambda i: abs(i - len(text) // 2)) + 1
+                    halves = [[stream.Text(half)] for half in (text[:cut], text[cut:]) if half]
+                    out += render(halves, tokenizers, row_tokens, known)
+                case _:
+                    out.append(rendered)
     return out
 
 

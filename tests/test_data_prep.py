@@ -206,7 +206,7 @@ def test_text_sample_knows_all_scripts_and_no_held_out_item(demo):
 def test_text_sample_weighs_a_source_by_its_text_in_its_rows(demo):
     """Prose is nothing but text; of a drawing's ids one in 16 pixels is the picture, and two are roles."""
     sample = documents.text_sample(demo, {"draw": 0.8, "prose": 0.15, "code": 0.05}, seed=0)
-    documents_of = {name: documents.source(demo, name, seed=0) for name in ("draw", "prose", "code")}
+    documents_of = {name: list(documents.source(demo, name, seed=0)) for name in ("draw", "prose", "code")}
     texts = {name: {p.text for d in found for p in d if isinstance(p, stream.Text)} for name, found in documents_of.items()}
     size = {name: sum(len(t.encode()) for t in sample if t in texts[name]) for name in texts}
     total = sum(len(t.encode()) for t in sample)
@@ -223,7 +223,7 @@ def test_text_sample_weighs_a_source_by_its_text_in_its_rows(demo):
 def test_documents_are_chats_or_plain_and_texts_never_touch(demo):
     """Two texts in a row would come back from the stream as one."""
     for name in documents.SOURCES:
-        found = documents.source(demo, name, seed=3)
+        found = list(documents.source(demo, name, seed=3))
         assert found, name
         for document in found:
             kinds = [type(part) for part in document]

@@ -77,6 +77,13 @@ def test_encoding_and_decoding_a_document(world):
     encoded = tokenizers.encode_documents([document])[0]
     assert encoded[1].codes.shape == (2, 3) and len(encoded[3].codes) == 25
     assert [tokenizers.text.decode(t) for t in encoded[2].times] == ["00:00", "01:01"]
+    known = {}
+    alike = lambda other: all(jax.tree.leaves(jax.tree.map(np.array_equal, encoded, other)))
+    assert alike(tokenizers.encode_documents([document], known)[0]) and len(known) == 2, "the frames are the picture"
+    for key, part in known.items():
+        known[key] = part._replace(codes=part.codes * 0 + 7)
+    again = tokenizers.encode_documents([document], known)[0]
+    assert (again[1].codes == 7).all() and (again[3].codes == 7).all(), "what is known is not encoded again"
     again = tokenizers.decode_parts(stream.parse(stream.render(encoded, tokenizers.vocab), tokenizers.vocab))
     assert again[0] == document[0] and again[1].pixels.shape == pixels.shape
 

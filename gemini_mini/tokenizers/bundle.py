@@ -23,10 +23,17 @@ class Tokenizers(NamedTuple):
     audio: audio.AudioTokenizer
     vocab: vocabulary.Vocab
 
-    def encode_documents(self, documents: list[stream.Document]) -> list[list[stream.EncodedPart]]:
-        """Encode many documents, each distinct picture and sound once and in batches."""
+    def encode_documents(
+        self, documents: list[stream.Document], known: dict[str, stream.Grid | stream.Sound] | None = None
+    ) -> list[list[stream.EncodedPart]]:
+        """Encode many documents, each distinct picture and sound once and in batches.
+
+        `known` holds what is encoded, by content; handed from call to call, it saves doing it again.
+        """
         parts = [part for document in documents for part in document]
-        grids, sounds = self._grids(parts), self._sounds(parts)
+        known = {} if known is None else known
+        self._add_grids(parts, known)
+        self._add_sounds(parts, known)
         texts = iter(self.text.encode_many([part.text for part in parts if isinstance(part, stream.Text)]))
 
         def encode(part: stream.Part) -> stream.EncodedPart:
@@ -36,11 +43,11 @@ class Tokenizers(NamedTuple):
                 case stream.Text():
                     return stream.Pieces(next(texts))
                 case stream.Image(pixels):
-                    return grids[_key(pixels)]
+                    return known[_key(pixels)]
                 case stream.Video(frames, seconds):
-                    return stream.Clip([self.text.encode(_clock(float(s))) for s in seconds], [grids[_key(f)] for f in frames])
+                    return stream.Clip([self.text.encode(_clock(float(s))) for s in seconds], [known[_key(f)] for f in frames])
                 case stream.Audio(samples):
-                    return sounds[_key(samples)]
+                    return known[_key(samples)]
             raise TypeError(f"encode: not a part: {type(part).__name__}")
 
         return [[encode(part) for part in document] for document in documents]
@@ -59,23 +66,21 @@ class Tokenizers(NamedTuple):
                     document.append(stream.Image((pixels * 255 + 0.5).clip(0, 255).astype(np.uint8)))
         return document
 
-    def _grids(self, parts: list[stream.Part]) -> dict[str, stream.Grid]:
+    def _add_grids(self, parts: list[stream.Part], known: dict[str, stream.Grid | stream.Sound]) -> None:
         pictures = [p.pixels for p in parts if isinstance(p, stream.Image)]
         pictures += [frame for p in parts if isinstance(p, stream.Video) for frame in p.frames]
-        distinct = {_key(p): p for p in pictures}
+        distinct = {key: p for p in pictures if (key := _key(p)) not in known}
         by_shape: dict[tuple[int, ...], list[str]] = {}
         for key, pixels in distinct.items():
             by_shape.setdefault(pixels.shape, []).append(key)
-        grids = {}
         for keys in by_shape.values():
             codes = image.encode_many(self.image, np.stack([distinct[k] for k in keys]))
-            grids.update({k: stream.Grid(c) for k, c in zip(keys, codes, strict=True)})
-        return grids
+            known.update({k: stream.Grid(c) for k, c in zip(keys, codes, strict=True)})
 
-    def _sounds(self, parts: list[stream.Part]) -> dict[str, stream.Sound]:
-        distinct = {_key(p.samples): p.samples for p in parts if isinstance(p, stream.Audio)}
+    def _add_sounds(self, parts: list[stream.Part], known: dict[str, stream.Grid | stream.Sound]) -> None:
+        distinct = {key: p.samples for p in parts if isinstance(p, stream.Audio) and (key := _key(p.samples)) not in known}
         codes = audio.encode_many(self.audio, list(distinct.values()))
-        return {key: stream.Sound(c) for key, c in zip(distinct, codes, strict=True)}
+        known.update({key: stream.Sound(c) for key, c in zip(distinct, codes, strict=True)})
 
 
 def load(text_path: str | Path, image_path: str | Path, audio_path: str | Path) -> Tokenizers:
