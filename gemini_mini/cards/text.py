@@ -17,7 +17,7 @@ SCRIPTS = {"en": "English", "fr": "French", "ru": "Russian", "tr": "Turkish", "z
 CODE = "def area(radius):\n    return 3.14159 * radius ** 2  # of a circle\n"
 EMOJI = "I 🧡 🐈\u200d⬛, e\u0301 and \u2581!"
 NUM_STRINGS, MAX_CHARS = 20_000, 24
-DEPTH_ASPECT = {256: (4, 64), 384: (6, 64)}  # of configs/demo.py and configs/laptop.py
+DEPTH_ASPECT = {256: (4, 64), 384: (6, 64)}  # sizes of decoder that a laptop trains
 
 
 def make(tokenizer: text.TextTokenizer, world: emoji_world.World, row_shares: Mapping[str, float]) -> card.Card:
