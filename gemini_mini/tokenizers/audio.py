@@ -116,11 +116,11 @@ class AudioTokenizer(nnx.Module):
 
     def directions(self, hidden: Float[Array, "B A D"]) -> Float[Array, "B A Z"]:
         """What is quantised: unit vectors."""
-        return normalise(nn.einsum("bad,dz->baz", hidden, self.project))
+        return normalise(nn.linear(hidden, self.project))
 
     def nearest(self, z: Float[Array, "B A Z"]) -> Int[Array, "B A"]:
         """The code whose direction is nearest."""
-        return jnp.argmax(jnp.einsum("baz,vz->bav", z, self.codebook()), -1)
+        return jnp.argmax(z @ self.codebook().T, -1)
 
     def encode(self, samples: Float[Array, "B samples"], num_samples: Int[Array, "B"]) -> Int32[Array, "B A"]:
         """Codes at 25 per second; row i holds `num_frames(num_samples[i])` of them, then zeros.

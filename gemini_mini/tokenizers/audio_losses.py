@@ -78,7 +78,7 @@ class AudioTrainer(nnx.Module):
 
     def letter_logits(self, quantised: Float[Array, "B A Z"]) -> Float[Array, "B A V"]:
         """What each code spells."""
-        return nn.einsum("baz,zv->bav", quantised, self.letter_head) + self.letter_bias[...][None, None]
+        return nn.linear(quantised, self.letter_head) + self.letter_bias[...][None, None]
 
     def read(self, samples: Float[Array, "B samples"], num_samples: Int[Array, "B"]):
         """(codes, best letter of each frame, valid): CTC's greedy reading of the codes alone."""
@@ -94,7 +94,7 @@ class AudioTrainer(nnx.Module):
         hidden = self.tokenizer.hidden(jnp.where(masked[..., None], self.masked[...][None, None], mel), valid)
         frames = valid.sum()
 
-        log_target = jax.nn.log_softmax(nn.einsum("bad,dv->bav", hidden, self.target_head))
+        log_target = jax.nn.log_softmax(nn.linear(hidden, self.target_head))
         target = random_targets(mel, config)
         best_rq = -jnp.take_along_axis(log_target, target[..., None], -1)[..., 0]
         best_rq = jnp.sum(best_rq * masked) / jnp.maximum(masked.sum(), 1)
@@ -113,7 +113,7 @@ class AudioTrainer(nnx.Module):
         ctc = ctc.sum() / jnp.maximum((letters != BLANK).sum(), 1)
 
         context = jnp.concatenate(conformer.neighbours(quantised * valid[..., None], 3), -1)
-        drawn = nn.einsum("bad,dm->bam", jax.nn.gelu(nn.einsum("baz,zd->bad", context, self.mel_in)), self.mel_out)
+        drawn = nn.linear(jax.nn.gelu(nn.linear(context, self.mel_in)), self.mel_out)
         mel_error = jnp.sum((drawn - mel) ** 2 * valid[..., None]) / (frames * mel.shape[-1])
 
         total = (config.best_rq * best_rq + config.ctc * ctc + config.distance * distance
