@@ -9,7 +9,8 @@ Next: ../tokenizers/audio_losses.py.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int16
 
-from gemini_mini import errors, files
+from gemini_mini import errors, files, nn
 from gemini_mini.tokenizers import audio, audio_losses, logmel
 
 EVAL_CLIPS = 256
@@ -105,19 +106,15 @@ class TrainAudioTokenizer:
         figures, counts, changes, frames = {}, np.zeros(self.model.num_codes, np.int64), 0, 0
         for split in EVAL_SPLITS:
             wrong = letters = 0
-            clips = [clip for clip in self.speech.clips if clip.split == split][:EVAL_CLIPS]
-            for bucket, group in zip(self.buckets, self._sort(clips), strict=True):
-                for first in range(0, len(group), bucket.clips):
-                    here = group[first : first + bucket.clips]
-                    batch = self._pad(here, bucket)
-                    results = [np.asarray(x) for x in read(module, jax.tree.map(jnp.asarray, batch))]
-                    for codes, best, valid, wanted in list(zip(*results, batch.letters, strict=True))[: len(here)]:
-                        codes, wanted = codes[valid], wanted[wanted != audio_losses.BLANK]
-                        wrong += edit_distance(collapse(best[valid].tolist()), wanted.tolist())
-                        letters += len(wanted)
-                        counts += np.bincount(codes, minlength=len(counts))
-                        changes += np.count_nonzero(np.diff(codes))
-                        frames += len(codes)
+            for batch in self.all_batches((split,), EVAL_CLIPS):
+                results = [np.asarray(x) for x in read(module, jax.tree.map(jnp.asarray, batch))]
+                for codes, best, valid, wanted in zip(*results, batch.letters, strict=True):
+                    codes, wanted = codes[valid], wanted[wanted != audio_losses.BLANK]
+                    wrong += edit_distance(collapse(best[valid].tolist()), wanted.tolist())
+                    letters += len(wanted)
+                    counts += np.bincount(codes, minlength=len(counts))
+                    changes += np.count_nonzero(np.diff(codes))
+                    frames += len(codes)
             if letters:
                 figures[f"{split}/cer"] = wrong / letters
         shares = counts[counts > 0] / counts.sum()
@@ -125,8 +122,14 @@ class TrainAudioTokenizer:
                           "codes/perplexity": float(np.exp(-(shares * np.log(shares)).sum()))}
 
     def export(self, module: audio_losses.AudioTrainer, folder: Path) -> None:
-        """Write audio.safetensors: the encoder and its codebook; the heads that taught it are dropped."""
-        audio.save(module.tokenizer, folder / "audio.safetensors")
+        """Write audio.safetensors, with the statistics of a typical clip; the heads that taught it are dropped."""
+        measure = jax.jit(lambda batch: audio.features(batch.samples, batch.num_samples)[2:])
+        taken = [(mean[:count], spread[:count]) for mean, spread, count in (
+            (*map(np.asarray, measure(jax.tree.map(jnp.asarray, batch))), np.count_nonzero(batch.num_samples))
+            for batch in self.all_batches(("train",)))]
+        mean, spread = (np.concatenate(arrays).mean((0, 1)) for arrays in zip(*taken, strict=True))
+        weights = nn.weights(module.tokenizer) | {"mel_mean": jnp.asarray(mean), "mel_spread": jnp.asarray(spread)}
+        audio.save(nn.with_weights(module.tokenizer, weights), folder / "audio.safetensors")
 
     def batch_tokens(self) -> int:
         """Codes in a batch, padding included, as the mean over the buckets."""
@@ -136,6 +139,13 @@ class TrainAudioTokenizer:
     def batch_flops(self) -> int:
         shapes = jax.eval_shape(lambda: self.init(nnx.Rngs(0)))
         return 6 * self.batch_tokens() * sum(weight.size for weight in jax.tree.leaves(shapes))
+
+    def all_batches(self, splits: Sequence[str], most: int = sys.maxsize) -> Iterator[audio_losses.AudioBatch]:
+        """The first `most` clips of some splits, once, in batches; rows without a clip are empty."""
+        clips = [clip for split in splits for clip in [c for c in self.speech.clips if c.split == split][:most]]
+        for bucket, group in zip(self.buckets, self._sort(clips), strict=True):
+            for first in range(0, len(group), bucket.clips):
+                yield self._pad(group[first : first + bucket.clips], bucket)
 
     def _sort(self, clips: Sequence[Spoken]) -> list[list[Spoken]]:
         """Clips by bucket; what is longer than the last, or has no room to be spelt out, is left out."""

@@ -1,0 +1,60 @@
+"""Log-mel back to sound, so that a person can hear what codes keep.
+
+    log-mel --least squares--> magnitudes of the spectrum --Griffin-Lim--> samples
+
+Magnitudes do not say where in its period a tone begins. Griffin-Lim guesses, makes sound, takes the
+phases of that sound's own spectrum and guesses again; a momentum makes it converge faster.
+Papers: Griffin and Lim 1984; Perraudin, Balazs, Søndergaard 2013 (the momentum).
+"""
+
+import functools
+
+import numpy as np
+from jaxtyping import Complex, Float, Float32
+
+from gemini_mini.tokenizers import logmel
+
+ITERATIONS = 60
+MOMENTUM = 0.99
+LOUDEST = 0.5  # of the result, out of 1
+
+
+def spectrum(samples: Float[np.ndarray, "samples"]) -> Complex[np.ndarray, "frames bins"]:
+    """The windowed spectra that logmel.py takes the energies of."""
+    frames = np.lib.stride_tricks.sliding_window_view(samples, logmel.WINDOW_SAMPLES)[:: logmel.HOP_SAMPLES]
+    return np.fft.rfft(frames * logmel.window(), logmel.FFT_SAMPLES)
+
+
+def overlap_add(spectra: Complex[np.ndarray, "frames bins"]) -> Float[np.ndarray, "samples"]:
+    """The sound whose `spectrum` is nearest to `spectra`, in squared error."""
+    frames = np.fft.irfft(spectra, logmel.FFT_SAMPLES)[:, : logmel.WINDOW_SAMPLES] * logmel.window()
+    total = np.zeros((len(frames) - 1) * logmel.HOP_SAMPLES + logmel.WINDOW_SAMPLES)
+    weight = np.zeros_like(total)
+    for index, frame in enumerate(frames):
+        here = slice(index * logmel.HOP_SAMPLES, index * logmel.HOP_SAMPLES + logmel.WINDOW_SAMPLES)
+        total[here] += frame
+        weight[here] += logmel.window() ** 2
+    return total / np.maximum(weight, 1e-2)  # at both ends the window leaves nothing to divide by
+
+
+def griffin_lim(magnitude: Float[np.ndarray, "frames bins"], iterations: int = ITERATIONS) -> Float[np.ndarray, "samples"]:
+    """Sound with about these magnitudes; the first phases are random, always the same."""
+    turn = np.exp(2j * np.pi * np.random.RandomState(0).random_sample(magnitude.shape))
+    before = np.zeros_like(turn)
+    for _ in range(iterations):
+        now = spectrum(overlap_add(magnitude * turn))
+        ahead = now + MOMENTUM * (now - before)
+        turn, before = ahead / np.maximum(np.abs(ahead), 1e-9), now
+    return overlap_add(magnitude * turn)
+
+
+@functools.cache
+def _from_mel() -> np.ndarray:
+    return np.linalg.pinv(logmel.mel_weights())
+
+
+def from_log_mel(mel: Float[np.ndarray, "frames M"]) -> Float32[np.ndarray, "samples"]:
+    """Sound with about this log-mel, as loud as is comfortable."""
+    energies = np.maximum(np.exp(mel.astype(np.float64)) - logmel.FLOOR, 0.0)
+    samples = griffin_lim(np.sqrt(np.maximum(energies @ _from_mel(), 0.0)))
+    return (samples * LOUDEST / max(np.abs(samples).max(), 1e-9)).astype(np.float32)
