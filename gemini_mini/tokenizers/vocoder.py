@@ -1,13 +1,12 @@
 """Log-mel back to sound, so that a person can hear what codes keep.
 
-    log-mel --least squares--> magnitudes of the spectrum --Griffin-Lim--> samples
+    log-mel --non-negative least squares--> magnitudes of the spectrum --Griffin-Lim--> samples
 
 Magnitudes do not say where in its period a tone begins. Griffin-Lim guesses, makes sound, takes the
 phases of that sound's own spectrum and guesses again; a momentum makes it converge faster.
-Papers: Griffin and Lim 1984; Perraudin, Balazs, Søndergaard 2013 (the momentum).
+Papers: Griffin and Lim 1984; Perraudin, Balazs, Søndergaard 2013 (the momentum); Lee and Seung
+2001 (the updates).
 """
-
-import functools
 
 import numpy as np
 from jaxtyping import Complex, Float, Float32
@@ -48,13 +47,18 @@ def griffin_lim(magnitude: Float[np.ndarray, "frames bins"], iterations: int = I
     return overlap_add(magnitude * turn)
 
 
-@functools.cache
-def _from_mel() -> np.ndarray:
-    return np.linalg.pinv(logmel.mel_weights())
+def _unmix(energies: Float[np.ndarray, "frames M"], iterations: int = 100) -> Float[np.ndarray, "frames bins"]:
+    """Non-negative energies of the spectrum whose mel energies are about these, by multiplicative updates."""
+    weights = logmel.mel_weights().astype(np.float64)
+    wanted = energies @ weights.T
+    guess = wanted.copy()
+    for _ in range(iterations):
+        guess *= wanted / np.maximum(guess @ weights @ weights.T, 1e-12)
+    return guess
 
 
 def from_log_mel(mel: Float[np.ndarray, "frames M"]) -> Float32[np.ndarray, "samples"]:
     """Sound with about this log-mel, as loud as is comfortable."""
     energies = np.maximum(np.exp(mel.astype(np.float64)) - logmel.FLOOR, 0.0)
-    samples = griffin_lim(np.sqrt(np.maximum(energies @ _from_mel(), 0.0)))
+    samples = griffin_lim(np.sqrt(_unmix(energies)))
     return (samples * LOUDEST / max(np.abs(samples).max(), 1e-9)).astype(np.float32)
