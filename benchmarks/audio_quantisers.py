@@ -8,7 +8,8 @@ codes are then frozen and a probe, the same for all, learns to spell from them b
 the same probe on what the encoder hears, and the ceiling. The probe is what a reader makes of the
 codes: an embedding, two Conformer blocks and a linear layer, trained on the training clips alone.
 Finished parts are reused. Columns end in the split; test_speaker_language has seen words said by
-voices that are new in their language, valid has words that were never heard.
+voices that are new in their language, valid has words that were never heard; `again` is what the
+probe reads once the codes were made to sound and encoded again.
 """
 
 import argparse
@@ -99,19 +100,32 @@ class TrainProbe:
         return loss, {"ctc": loss}
 
     def evals(self, module: Probe) -> dict[str, float]:
-        read = jax.jit(lambda module, x, valid: jnp.argmax(module(x, valid, jnp.zeros_like(valid)), -1))
-        figures = {}
-        for split in audio_tokenizer.EVAL_SPLITS:
-            wrong = letters = 0
-            for batch in self.source.all_batches((split,), audio_tokenizer.EVAL_CLIPS):
-                x, valid = self.heard(jax.tree.map(jnp.asarray, batch))
-                for best, ok, wanted in zip(*map(np.asarray, (read(module, x, valid), valid)), batch.letters, strict=True):
-                    wanted = wanted[wanted != audio_losses.BLANK].tolist()
-                    wrong += audio_tokenizer.edit_distance(audio_tokenizer.collapse(best[ok].tolist()), wanted)
-                    letters += len(wanted)
-            if letters:
-                figures[f"{split}/cer"] = wrong / letters
+        """Character error rates; of the codes of `valid` made to sound and encoded again, too."""
+        figures = {f"{split}/cer": self._misread(module, self.source.all_batches((split,), audio_tokenizer.EVAL_CLIPS))
+                   for split in audio_tokenizer.EVAL_SPLITS}
+        if self.frozen:
+            figures["valid/cer_again"] = self._misread(module, map(self._again, self.source.all_batches(("valid",))))
         return figures
+
+    def _misread(self, module: Probe, batches) -> float:
+        read = jax.jit(lambda module, x, valid: jnp.argmax(module(x, valid, jnp.zeros_like(valid)), -1))
+        wrong = letters = 0
+        for batch in batches:
+            x, valid = self.heard(jax.tree.map(jnp.asarray, batch))
+            for best, ok, wanted in zip(*map(np.asarray, (read(module, x, valid), valid)), batch.letters, strict=True):
+                wanted = wanted[wanted != audio_losses.BLANK].tolist()
+                wrong += audio_tokenizer.edit_distance(audio_tokenizer.collapse(best[ok].tolist()), wanted)
+                letters += len(wanted)
+        return wrong / max(letters, 1)
+
+    def _again(self, batch: audio_losses.AudioBatch) -> audio_losses.AudioBatch:
+        """The clips as `listen` makes them sound."""
+        samples, count = np.zeros_like(batch.samples), np.zeros_like(batch.num_samples)
+        for row in np.flatnonzero(batch.num_samples):
+            codes = audio.encode_clip(self.frozen, batch.samples[row, : batch.num_samples[row]])
+            made = audio.resynthesise(self.frozen, codes)[: samples.shape[1]]
+            samples[row, : len(made)], count[row] = made, len(made)
+        return audio_losses.AudioBatch(samples, count, batch.letters)
 
     def export(self, module: Probe, folder: Path) -> None:
         """Keep the figures alone: the probe has no other use."""
@@ -173,7 +187,7 @@ def main() -> None:
         figures |= files.read_json(out / f"{name}-probe" / "figures.json")
         files.write_json(out / f"{name}.json", figures)
     tables = {path.stem: files.read_json(path) for path in sorted(out.glob("*.json"))}
-    columns = ["train/cer", "valid/cer", "test_speaker_language/cer", "mel_error", "used", "perplexity"]
+    columns = ["train/cer", "valid/cer", "valid/cer_again", "test_speaker_language/cer", "mel_error", "used", "perplexity"]
     print("| codes | " + " | ".join(columns) + " |\n|" + " --- |" * (len(columns) + 1))
     for name, row in tables.items():
         print(f"| {name} | " + " | ".join(f"{row[c]:.3f}" if c in row else "–" for c in columns) + " |")

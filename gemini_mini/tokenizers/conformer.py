@@ -4,8 +4,10 @@
 
 Convolutions are sums of shifted copies: XLA's own are several times slower on a CPU. Frames
 beyond the end of a clip are zeroed before anything looks sideways, so padding changes nothing.
+Attention is over all that is handed in, and knows distances alone: queries and keys are rotated by
+their positions, so only differences of positions remain. Long sound comes in chunks (audio.py).
 Paper: Gulati et al. 2020, arXiv 2005.08100. We use RMSNorm for layer and batch norm, rotary
-positions for relative ones, and gated MLPs.
+positions for those of Transformer-XL, and gated MLPs.
 Next: audio.py, which turns the output into codes.
 """
 
