@@ -67,6 +67,7 @@ class TrainProbe:
 
     world: str
     tokenizer: str
+    recorded: str = ""  # a folder of recorded speech to try the probe on: see audio_tokenizer.read_folder
     kind: Literal["probe"] = "probe"
 
     @cached_property
@@ -105,6 +106,9 @@ class TrainProbe:
                    for split in audio_tokenizer.EVAL_SPLITS}
         if self.frozen:
             figures["valid/cer_again"] = self._misread(module, map(self._again, self.source.all_batches(("valid",))))
+        if self.recorded:
+            clips = audio_tokenizer.read_folder(self.recorded)
+            figures["recorded/cer"] = self._misread(module, self.source.pad_all(clips))
         return figures
 
     def _misread(self, module: Probe, batches) -> float:
@@ -172,6 +176,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/quantisers")
     parser.add_argument("--steps", type=int, default=500, help="of each tokenizer")
     parser.add_argument("--probe-steps", type=int, default=500)
+    parser.add_argument("--recorded", default="", help="a folder of recorded speech with its transcripts.tsv")
     parser.add_argument("--only", nargs="*", choices=[*VARIANTS, "log_mel"], default=[*VARIANTS, "log_mel"])
     args = parser.parse_args()
     out = Path(args.out)
@@ -183,11 +188,12 @@ def main() -> None:
             train(task, folder, args.steps)
             tokenizer = str(folder / "audio.safetensors")
             figures = code_figures(task, Path(tokenizer))
-        train(TrainProbe(args.world, tokenizer), out / f"{name}-probe", args.probe_steps)
+        train(TrainProbe(args.world, tokenizer, args.recorded), out / f"{name}-probe", args.probe_steps)
         figures |= files.read_json(out / f"{name}-probe" / "figures.json")
         files.write_json(out / f"{name}.json", figures)
     tables = {path.stem: files.read_json(path) for path in sorted(out.glob("*.json"))}
-    columns = ["train/cer", "valid/cer", "valid/cer_again", "test_speaker_language/cer", "mel_error", "used", "perplexity"]
+    columns = ["train/cer", "valid/cer", "valid/cer_again", "test_speaker_language/cer", "recorded/cer", "mel_error", "used",
+               "perplexity"]
     print("| codes | " + " | ".join(columns) + " |\n|" + " --- |" * (len(columns) + 1))
     for name, row in tables.items():
         print(f"| {name} | " + " | ".join(f"{row[c]:.3f}" if c in row else "–" for c in columns) + " |")

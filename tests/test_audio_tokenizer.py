@@ -407,6 +407,24 @@ def test_batches_are_a_function_of_seed_and_step_and_show_each_clip_once_an_epoc
     assert "".join(task.speech.letters[i - 1] for i in sample.letters[0] if i) == row.text
 
 
+def test_recorded_speech_is_read_from_a_folder(tmp_path):
+    for rate_hz, name in ((8_000, "one.wav"), (16_000, "two.flac")):
+        soundfile.write(tmp_path / name, chirp(rate_hz // 2, 200, 2_000), rate_hz)
+    listing = tmp_path / "transcripts.tsv"
+    with pytest.raises(errors.InputError, match="no such file"):
+        task_lib.read_folder(tmp_path)
+    listing.write_text("one.wav\tOne\ntwo.flac\ttwo two\n")
+    clips = task_lib.read_folder(tmp_path)
+    assert [(clip.text, len(clip.samples), clip.split) for clip in clips] == [
+        ("one", 8_000, "recorded"), ("two two", 8_000, "recorded")]
+    listing.write_text("one.wav One\n")
+    with pytest.raises(errors.InputError, match="line 1 must be"):
+        task_lib.read_folder(tmp_path)
+    listing.write_text("three.wav\tthree\n")
+    with pytest.raises(errors.InputError, match="three.wav: no such file"):
+        task_lib.read_folder(tmp_path)
+
+
 @pytest.mark.slow
 def test_task_evaluates_and_exports(task, tmp_path):
     module = task.init(nnx.Rngs(0))

@@ -10,7 +10,7 @@ Next: ../tokenizers/audio_losses.py.
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int16
 
 from gemini_mini import errors, files, nn
-from gemini_mini.tokenizers import audio, audio_losses, logmel
+from gemini_mini.tokenizers import audio, audio_io, audio_losses, logmel
 
 EVAL_CLIPS = 256
 EVAL_SPLITS = ("train", "valid", "test_speaker_language")
@@ -141,13 +141,16 @@ class TrainAudioTokenizer:
         return 6 * self.batch_tokens() * sum(weight.size for weight in jax.tree.leaves(shapes))
 
     def all_batches(self, splits: Sequence[str], most: int = sys.maxsize) -> Iterator[audio_losses.AudioBatch]:
-        """The first `most` clips of some splits, once, in batches; rows without a clip are empty."""
-        clips = [clip for split in splits for clip in [c for c in self.speech.clips if c.split == split][:most]]
+        """The first `most` clips of some splits, as `pad_all`."""
+        yield from self.pad_all(clip for split in splits for clip in [c for c in self.speech.clips if c.split == split][:most])
+
+    def pad_all(self, clips: Iterable[Spoken]) -> Iterator[audio_losses.AudioBatch]:
+        """These clips, once, in batches; rows without a clip are empty."""
         for bucket, group in zip(self.buckets, self._sort(clips), strict=True):
             for first in range(0, len(group), bucket.clips):
                 yield self._pad(group[first : first + bucket.clips], bucket)
 
-    def _sort(self, clips: Sequence[Spoken]) -> list[list[Spoken]]:
+    def _sort(self, clips: Iterable[Spoken]) -> list[list[Spoken]]:
         """Clips by bucket; what is longer than the last, or has no room to be spelt out, is left out."""
         kept: list[list[Spoken]] = [[] for _ in self.buckets]
         for clip in clips:
@@ -186,6 +189,24 @@ def read_world(folder: str | Path) -> Speech:
     clips = [Spoken(wave, items[item]["names"][lang].lower(), split)
              for wave, (item, lang, _, split) in zip(waves, said, strict=True)]
     return Speech(clips, "".join(sorted({c for clip in clips if clip.split == "train" for c in clip.text})))
+
+
+def read_folder(folder: str | Path) -> list[Spoken]:
+    """Recorded speech: `folder`/transcripts.tsv has lines of a sound file's name, a tab, and what it says.
+
+    Raises: InputError when a line is not so, or a file cannot be read.
+    """
+    listing = Path(folder) / "transcripts.tsv"
+    if not listing.is_file():
+        raise errors.InputError(f"{listing}: no such file; list the recordings in it: name, tab, what is said")
+    clips = []
+    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+        name, tab, text = line.partition("\t")
+        if not (tab and text.strip()):
+            raise errors.InputError(f"{listing}: line {number} must be a file's name, a tab and what is said, got {line!r}")
+        samples = np.round(audio_io.read_audio(Path(folder) / name) * 32767).astype(np.int16)
+        clips.append(Spoken(samples, text.strip().lower(), "recorded"))
+    return clips
 
 
 def collapse(best: Sequence[int]) -> list[int]:

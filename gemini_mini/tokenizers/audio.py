@@ -303,7 +303,10 @@ def load(path: str | Path) -> AudioTokenizer:
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise errors.InputError(f"{path}: is no audio tokenizer of this version ({error}); train it again") from None
     shape = jax.eval_shape(lambda: AudioTokenizer(config, nnx.Rngs(0)))
-    return nn.with_weights(shape, {name: jnp.asarray(array) for name, array in arrays.items()})
+    try:
+        return nn.with_weights(shape, {name: jnp.asarray(array) for name, array in arrays.items()})
+    except errors.InputError as error:
+        raise errors.InputError(f"{path}: is an audio tokenizer of another version, train it again ({error})") from None
 
 
 def resynthesise(tokenizer: AudioTokenizer, codes: Int32[np.ndarray, "A"]) -> Float32[np.ndarray, "samples"]:
