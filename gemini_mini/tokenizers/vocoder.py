@@ -27,13 +27,19 @@ def spectrum(samples: Float[np.ndarray, "samples"]) -> Complex[np.ndarray, "fram
 def overlap_add(spectra: Complex[np.ndarray, "frames bins"]) -> Float[np.ndarray, "samples"]:
     """The sound whose `spectrum` is nearest to `spectra`, in squared error."""
     frames = np.fft.irfft(spectra, logmel.FFT_SAMPLES)[:, : logmel.WINDOW_SAMPLES] * logmel.window()
-    total = np.zeros((len(frames) - 1) * logmel.HOP_SAMPLES + logmel.WINDOW_SAMPLES)
-    weight = np.zeros_like(total)
-    for index, frame in enumerate(frames):
-        here = slice(index * logmel.HOP_SAMPLES, index * logmel.HOP_SAMPLES + logmel.WINDOW_SAMPLES)
-        total[here] += frame
-        weight[here] += logmel.window() ** 2
-    return total / np.maximum(weight, 1e-2)  # at both ends the window leaves nothing to divide by
+    weight = _add(np.broadcast_to(logmel.window() ** 2, frames.shape))
+    return _add(frames) / np.maximum(weight, 1e-2)  # at both ends the window leaves nothing to divide by
+
+
+def _add(frames: Float[np.ndarray, "frames window"]) -> Float[np.ndarray, "samples"]:
+    """The sum of frames that start a hop apart, hop by hop of all of them at once."""
+    hops = -(-logmel.WINDOW_SAMPLES // logmel.HOP_SAMPLES)
+    parts = np.pad(frames, ((0, 0), (0, hops * logmel.HOP_SAMPLES - logmel.WINDOW_SAMPLES)))
+    parts = parts.reshape(len(frames), hops, logmel.HOP_SAMPLES)
+    total = np.zeros((len(frames) + hops - 1, logmel.HOP_SAMPLES))
+    for hop in range(hops):
+        total[hop : hop + len(frames)] += parts[:, hop]
+    return total.ravel()[: (len(frames) - 1) * logmel.HOP_SAMPLES + logmel.WINDOW_SAMPLES]
 
 
 def griffin_lim(magnitude: Float[np.ndarray, "frames bins"], iterations: int = ITERATIONS) -> Float[np.ndarray, "samples"]:
