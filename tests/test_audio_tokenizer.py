@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import time
 
 import jax
 import jax.numpy as jnp
+import kaldi_native_fbank
 import numpy as np
 import optax
 import pytest
@@ -14,7 +16,7 @@ from scipy import signal
 
 from gemini_mini import errors, files, nn
 from gemini_mini.tasks import audio_tokenizer as task_lib
-from gemini_mini.tokenizers import audio, audio_io, audio_losses, conformer, logmel
+from gemini_mini.tokenizers import audio, audio_io, audio_losses, conformer, logmel, vocoder
 
 RATE = 16_000
 SMALL = audio.AudioTokenizerConfig(width=32, heads=2, layers=1, hidden=32, num_codes=64, code_dim=8)
@@ -56,6 +58,21 @@ def test_log_mel_is_that_of_scipy(samples):
     np.testing.assert_allclose(got, wanted, atol=1e-4)  # float32 FFT against float64, in log units
 
 
+@pytest.mark.parametrize("samples", [noise(0, 5_000), noise(2, 16_123) * chirp(16_123, 1, 30), noise(1, 400)])
+def test_log_mel_is_that_of_kaldi(samples):
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.samp_freq, options.frame_opts.dither, options.frame_opts.preemph_coeff = RATE, 0, 0
+    options.frame_opts.remove_dc_offset, options.frame_opts.window_type = False, "hann"
+    options.mel_opts.num_bins, options.mel_opts.low_freq, options.mel_opts.high_freq = 80, 125, 7_500
+    options.use_log_fbank = False
+    bank = kaldi_native_fbank.OnlineFbank(options)
+    bank.accept_waveform(RATE, samples.tolist())
+    bank.input_finished()
+    energies = np.stack([bank.get_frame(i) for i in range(bank.num_frames_ready)])
+    got = np.asarray(logmel.log_mel(jnp.asarray(samples[None])))[0]
+    np.testing.assert_allclose(got, np.log(energies + 1e-2), atol=1e-4)  # float32 against float32; 2e-4 where a pure tone meets a corner
+
+
 def test_log_mel_has_a_finite_gradient_even_at_silence():
     for samples in (np.zeros((1, 2_000), np.float32), noise(0, 1, 2_000)):
         gradient = jax.grad(lambda x: audio.features(x, jnp.array([2_000])).mel.std())(jnp.asarray(samples))
@@ -76,7 +93,7 @@ def test_a_second_is_25_codes():
 
 @jax.jit
 def encode(tokenizer, samples, num_samples):
-    mel, valid = audio.features(samples, num_samples)
+    mel, valid, _, _ = audio.features(samples, num_samples)
     return tokenizer.encode(samples, num_samples), tokenizer.directions(tokenizer.hidden(mel, valid))
 
 
@@ -102,18 +119,86 @@ def test_features_do_not_depend_on_loudness():
     assert np.mean(np.abs(plain - quiet)) < 0.01 and np.abs(plain).mean() > 0.5
 
 
-def test_encode_many_is_encode_clip_and_long_clips_are_cut(tokenizer, monkeypatch):
-    monkeypatch.setattr(audio, "BUCKETS_SAMPLES", (8_000, 16_000))
-    clips = [noise(i, n) for i, n in enumerate((400, 8_000, 8_001, 14_000, 5_000))]
-    clips.append(noise(9, 2 * 16_000 + 9_000))  # three pieces
-    clips.append(noise(10, 16_000 + 100))  # a sliver is left out
+@pytest.fixture()
+def short_chunks(monkeypatch):
+    """Chunks of 8 codes with 3 of context, so that a second is long."""
+    monkeypatch.setattr(audio, "BUCKETS_SAMPLES", (4_000, 9_500))
+    monkeypatch.setattr(audio, "CHUNK_CODES", 8)
+    monkeypatch.setattr(audio, "CONTEXT_CODES", 3)
+
+
+LENGTHS = (400, 4_000, 4_001, 9_500, 9_501, 5_000, 31_337, 26 * 640, 26 * 640 + 240, 26 * 640 + 241)
+
+
+def test_encode_many_is_encode_clip(tokenizer, short_chunks):
+    clips = [noise(i, n) for i, n in enumerate(LENGTHS)]
     many = audio.encode_many(tokenizer, clips, batch_clips=3)
     for clip, codes in zip(clips, many, strict=True):
-        pieces = [clip[i : i + 16_000] for i in range(0, len(clip), 16_000)]
-        assert len(codes) == sum(audio.num_frames(len(piece)) for piece in pieces)
+        assert len(codes) == audio.num_frames(len(clip))
         assert codes.dtype == np.int32 and codes.min() >= 0 and codes.max() < SMALL.num_codes
         assert np.array_equal(codes, audio.encode_clip(tokenizer, clip))
-    assert np.array_equal(many[5][:25], audio.encode_clip(tokenizer, clips[5][:16_000]))
+
+
+def test_a_chunk_is_its_clip_with_context_encoded_alone(tokenizer, short_chunks):
+    clip = noise(3, 20_000)
+    codes = audio.encode_clip(tokenizer, clip)
+    for chunk in range(3):
+        first = max(0, 8 * chunk - 3)
+        alone = clip[640 * first : 640 * (8 * chunk + 8 + 3) + 240]
+        wanted = np.asarray(tokenizer.encode(jnp.asarray(alone[None]), jnp.array([len(alone)])))[0]
+        assert np.array_equal(codes[8 * chunk : 8 * chunk + 8], wanted[8 * chunk - first :][:8])
+
+
+def test_nothing_beyond_the_context_changes_a_code(tokenizer, short_chunks):
+    clip = noise(3, 40_000)
+    codes = audio.encode_clip(tokenizer, clip)
+    changed = clip.copy()
+    changed[20_000:20_200] += noise(9, 200) * 50
+    same = codes == audio.encode_clip(tokenizer, changed)
+    reached = [chunk for chunk in range(len(codes) // 8 + 1)
+               if 640 * max(0, 8 * chunk - 3) < 20_200 and 640 * (8 * chunk + 11) + 240 > 20_000]
+    outside = np.isin(np.arange(len(codes)) // 8, reached, invert=True)
+    assert same[outside].all() and not same[~outside].all() and outside.sum() > 30
+
+
+@pytest.mark.parametrize("block", [1_000, 7_777, 50_000])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_stream_gives_the_codes_of_the_whole(tokenizer, short_chunks, block, length):
+    clip = noise(3, length)
+    blocks = (clip[i : i + block] for i in range(0, length, block))
+    streamed = np.concatenate(list(audio.encode_stream(tokenizer, blocks, batch_chunks=2)))
+    assert np.array_equal(streamed, audio.encode_clip(tokenizer, clip))
+
+
+def test_a_stream_holds_no_more_than_it_needs(tokenizer, short_chunks):
+    given = 0
+
+    def blocks():
+        nonlocal given
+        for i in range(60):
+            given += 1_000
+            yield noise(i, 1_000)
+
+    codes = 0
+    for part in audio.encode_stream(tokenizer, blocks(), batch_chunks=1):
+        codes += len(part)
+        # A chunk comes as soon as its context has: at most a block later.
+        assert given <= max(9_500, 640 * (codes + 3) + 240) + 1_000
+    assert codes == audio.num_frames(60_000)
+    for bad, match in (([noise(0, 399)], "at least 400"), ([noise(0, 9_000), np.full(9, np.nan, np.float32)], "finite")):
+        with pytest.raises(errors.InputError, match=match):
+            list(audio.encode_stream(tokenizer, iter(bad)))
+
+
+@pytest.mark.slow
+def test_an_hour_is_encoded_fast():
+    tokenizer = audio.AudioTokenizer(audio.AudioTokenizerConfig(), nnx.Rngs(0))
+    minute = noise(0, 60 * RATE)
+    list(audio.encode_stream(tokenizer, [minute]))  # compiles
+    start = time.perf_counter()
+    codes = sum(map(len, audio.encode_stream(tokenizer, (minute for _ in range(60)))))
+    assert codes == audio.num_frames(3_600 * RATE)
+    assert 3_600 / (time.perf_counter() - start) > 20  # times real time; 50 and more on two idle cores
 
 
 def test_silence_is_legal_and_too_short_is_not(tokenizer):
@@ -211,10 +296,22 @@ def test_gradient_goes_through_the_codes_to_every_weight(trainer):
         trainer, small_batch(), jax.random.key(1))
     config = trainer.config
     wanted = (config.best_rq * parts["best_rq"] + config.ctc * parts["ctc"] + config.distance * parts["distance"]
-              + config.mel * parts["mel"])
+              + config.mel * parts["mel"] + config.evenness * parts["evenness"])
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
     for name, array in nn.weights(gradient).items():
-        assert np.isfinite(array).all() and np.any(array), name
+        untrained = name in ("tokenizer.mel_mean", "tokenizer.mel_spread")  # statistics, set at export
+        assert np.isfinite(array).all() and np.any(array) != untrained, name
+
+
+def test_evenness_is_how_far_the_use_of_the_codes_is_from_uniform(trainer):
+    quiet = dataclasses.replace(trainer.config, mask_start=0.0, sharpness=1e5)  # so sharp that it counts nearest codes
+    module = audio_losses.AudioTrainer(SMALL, quiet, 5, nnx.Rngs(0))
+    batch = small_batch()
+    codes = np.asarray(module.tokenizer.encode(batch.samples, batch.num_samples))
+    used = np.concatenate([row[: audio.num_frames(int(n))] for row, n in zip(codes, batch.num_samples, strict=True)])
+    shares = np.unique(used, return_counts=True)[1] / len(used)
+    wanted = np.log(SMALL.num_codes) + (shares * np.log(shares)).sum()
+    np.testing.assert_allclose(module.loss(batch, jax.random.key(0))[1]["evenness"], wanted, atol=1e-2)
 
 
 def test_padding_and_empty_rows_change_no_loss(trainer):
@@ -310,6 +407,24 @@ def test_batches_are_a_function_of_seed_and_step_and_show_each_clip_once_an_epoc
     assert "".join(task.speech.letters[i - 1] for i in sample.letters[0] if i) == row.text
 
 
+def test_recorded_speech_is_read_from_a_folder(tmp_path):
+    for rate_hz, name in ((8_000, "one.wav"), (16_000, "two.flac")):
+        soundfile.write(tmp_path / name, chirp(rate_hz // 2, 200, 2_000), rate_hz)
+    listing = tmp_path / "transcripts.tsv"
+    with pytest.raises(errors.InputError, match="no such file"):
+        task_lib.read_folder(tmp_path)
+    listing.write_text("one.wav\tOne\ntwo.flac\ttwo two\n")
+    clips = task_lib.read_folder(tmp_path)
+    assert [(clip.text, len(clip.samples), clip.split) for clip in clips] == [
+        ("one", 8_000, "recorded"), ("two two", 8_000, "recorded")]
+    listing.write_text("one.wav One\n")
+    with pytest.raises(errors.InputError, match="line 1 must be"):
+        task_lib.read_folder(tmp_path)
+    listing.write_text("three.wav\tthree\n")
+    with pytest.raises(errors.InputError, match="three.wav: no such file"):
+        task_lib.read_folder(tmp_path)
+
+
 @pytest.mark.slow
 def test_task_evaluates_and_exports(task, tmp_path):
     module = task.init(nnx.Rngs(0))
@@ -317,6 +432,11 @@ def test_task_evaluates_and_exports(task, tmp_path):
     assert {"train/cer", "valid/cer", "codes/used", "codes/perplexity", "codes/changes"} == set(figures)
     assert 0 < figures["codes/used"] <= 1 <= figures["codes/perplexity"] <= TINY.num_codes
     task.export(module, tmp_path)
+    exported = audio.load(tmp_path / "audio.safetensors")
+    kept = [c.samples / np.float32(32768) for group in task._sort([c for c in task.speech.clips if c.split == "train"])
+            for c in group]
+    means = [reference_log_mel(samples).mean(0) for samples in kept]
+    np.testing.assert_allclose(exported.mel_mean[...], np.mean(means, 0), atol=1e-3)
     clip = noise(0, 9_000)
     assert np.array_equal(audio.encode_clip(audio.load(tmp_path / "audio.safetensors"), clip),
                           audio.encode_clip(module.tokenizer, clip))
@@ -333,7 +453,74 @@ def test_collapse():
     assert task_lib.collapse([]) == []
 
 
+# --- hearing what was kept ---
+
+
+def test_decode_undoes_what_features_took_out(tokenizer):
+    weights = nn.weights(tokenizer) | {"mel_mean": jnp.arange(80.0), "mel_spread": jnp.array([3.0])}
+    codes = jnp.arange(12)[None]
+    plain, moved = (np.asarray(module.decode(codes)) for module in (tokenizer, nn.with_weights(tokenizer, weights)))
+    assert plain.shape == (1, 48, 80) and np.isfinite(plain).all() and plain.std() > 0
+    np.testing.assert_allclose(moved, 3 * plain + np.arange(80), atol=1e-4)
+
+
+def test_overlap_add_inverts_the_spectrum():
+    samples = noise(0, 8_080)
+    np.testing.assert_allclose(vocoder.overlap_add(vocoder.spectrum(samples))[200:-200], samples[200:-200], atol=1e-6)
+
+
+def test_griffin_lim_finds_sound_of_these_magnitudes():
+    seconds = np.arange(2 * RATE) / RATE
+    voice = sum(0.1 * np.sin(2 * np.pi * 150 * n * (seconds + 0.1 * seconds**2)) for n in range(1, 20))
+    _, _, wanted = signal.stft(voice, window="hann", nperseg=400, noverlap=240, nfft=512, boundary=None, padded=False)
+    made = vocoder.griffin_lim(np.abs(wanted).T * 200)
+    _, _, got = signal.stft(made, window="hann", nperseg=400, noverlap=240, nfft=512, boundary=None, padded=False)
+    # The spectral convergence; random phases without an iteration give 0.6.
+    assert np.linalg.norm(np.abs(got) - np.abs(wanted)) / np.linalg.norm(wanted) < 0.15
+    rough = vocoder.spectrum(vocoder.griffin_lim(np.abs(wanted).T * 200, 0))
+    assert np.linalg.norm(np.abs(rough).T / 200 - np.abs(wanted)) / np.linalg.norm(wanted) > 0.3
+
+
+def test_sound_from_log_mel_has_that_log_mel():
+    samples = chirp(16_000, 200, 5_000)
+    mel = reference_log_mel(samples)
+    made = vocoder.from_log_mel(mel)
+    again = reference_log_mel(made * np.abs(samples).max() / np.abs(made).max())
+    assert len(made) == 97 * 160 + 400 and np.corrcoef(mel.ravel(), again.ravel())[0, 1] > 0.95
+
+
+def test_listen_writes_sound_and_never_over_its_source(tokenizer, tmp_path):
+    source, target = tmp_path / "in.wav", tmp_path / "out.wav"
+    audio_io.write_wav(source, chirp(20_000, 200, 3_000))
+    audio.save(tokenizer, tmp_path / "audio.safetensors")
+    audio.listen(source, target, tmp_path)
+    made = audio_io.read_audio(target)
+    assert abs(len(made) - 20_000) < 1_000 and np.abs(made).max() > 0.1
+    before = source.read_bytes()
+    with pytest.raises(errors.InputError, match="overwrite"):
+        audio.listen(source, tmp_path / "." / "in.wav", tmp_path)
+    with pytest.raises(errors.InputError, match="ends in .wav"):
+        audio.listen(source, tmp_path / "out.mp3", tmp_path)
+    with pytest.raises(errors.InputError, match="no audio tokenizer"):
+        audio.listen(source, target, tmp_path / "nowhere")
+    with pytest.raises(errors.InputError, match="no such file"):
+        audio.listen(tmp_path / "none.wav", target, tmp_path)
+    assert source.read_bytes() == before
+
+
 # --- files ---
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 44_100, 48_000, 22_051])
+def test_blocks_are_the_file_resampled_at_once(tmp_path, rate_hz):
+    sound = (0.2 * np.random.default_rng(0).standard_normal((3 * rate_hz + 77, 2))).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", sound, rate_hz, subtype="FLOAT")
+    common = np.gcd(rate_hz, RATE)
+    whole = np.clip(signal.resample_poly(sound.mean(1), RATE // common, rate_hz // common) if rate_hz != RATE else sound.mean(1), -1, 1)
+    for block_s in (0.3, 1.0, 10.0):
+        blocks = list(audio_io.read_blocks(tmp_path / "a.wav", block_s=block_s))
+        assert len(blocks) > 1 or block_s > 3 or rate_hz == 22_051
+        np.testing.assert_allclose(np.concatenate(blocks), whole, atol=1e-6)
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 44_100, 48_000])

@@ -9,7 +9,8 @@ Next: ../tokenizers/audio_losses.py.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +21,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int16
 
-from gemini_mini import errors, files
-from gemini_mini.tokenizers import audio, audio_losses, logmel
+from gemini_mini import errors, files, nn
+from gemini_mini.tokenizers import audio, audio_io, audio_losses, logmel
 
 EVAL_CLIPS = 256
 EVAL_SPLITS = ("train", "valid", "test_speaker_language")
@@ -105,19 +106,15 @@ class TrainAudioTokenizer:
         figures, counts, changes, frames = {}, np.zeros(self.model.num_codes, np.int64), 0, 0
         for split in EVAL_SPLITS:
             wrong = letters = 0
-            clips = [clip for clip in self.speech.clips if clip.split == split][:EVAL_CLIPS]
-            for bucket, group in zip(self.buckets, self._sort(clips), strict=True):
-                for first in range(0, len(group), bucket.clips):
-                    here = group[first : first + bucket.clips]
-                    batch = self._pad(here, bucket)
-                    results = [np.asarray(x) for x in read(module, jax.tree.map(jnp.asarray, batch))]
-                    for codes, best, valid, wanted in list(zip(*results, batch.letters, strict=True))[: len(here)]:
-                        codes, wanted = codes[valid], wanted[wanted != audio_losses.BLANK]
-                        wrong += edit_distance(collapse(best[valid].tolist()), wanted.tolist())
-                        letters += len(wanted)
-                        counts += np.bincount(codes, minlength=len(counts))
-                        changes += np.count_nonzero(np.diff(codes))
-                        frames += len(codes)
+            for batch in self.all_batches((split,), EVAL_CLIPS):
+                results = [np.asarray(x) for x in read(module, jax.tree.map(jnp.asarray, batch))]
+                for codes, best, valid, wanted in zip(*results, batch.letters, strict=True):
+                    codes, wanted = codes[valid], wanted[wanted != audio_losses.BLANK]
+                    wrong += edit_distance(collapse(best[valid].tolist()), wanted.tolist())
+                    letters += len(wanted)
+                    counts += np.bincount(codes, minlength=len(counts))
+                    changes += np.count_nonzero(np.diff(codes))
+                    frames += len(codes)
             if letters:
                 figures[f"{split}/cer"] = wrong / letters
         shares = counts[counts > 0] / counts.sum()
@@ -125,8 +122,14 @@ class TrainAudioTokenizer:
                           "codes/perplexity": float(np.exp(-(shares * np.log(shares)).sum()))}
 
     def export(self, module: audio_losses.AudioTrainer, folder: Path) -> None:
-        """Write audio.safetensors: the encoder and its codebook; the heads that taught it are dropped."""
-        audio.save(module.tokenizer, folder / "audio.safetensors")
+        """Write audio.safetensors, with the statistics of a typical clip; the heads that taught it are dropped."""
+        measure = jax.jit(lambda batch: audio.features(batch.samples, batch.num_samples)[2:])
+        taken = [(mean[:count], spread[:count]) for mean, spread, count in (
+            (*map(np.asarray, measure(jax.tree.map(jnp.asarray, batch))), np.count_nonzero(batch.num_samples))
+            for batch in self.all_batches(("train",)))]
+        mean, spread = (np.concatenate(arrays).mean((0, 1)) for arrays in zip(*taken, strict=True))
+        weights = nn.weights(module.tokenizer) | {"mel_mean": jnp.asarray(mean), "mel_spread": jnp.asarray(spread)}
+        audio.save(nn.with_weights(module.tokenizer, weights), folder / "audio.safetensors")
 
     def batch_tokens(self) -> int:
         """Codes in a batch, padding included, as the mean over the buckets."""
@@ -137,7 +140,17 @@ class TrainAudioTokenizer:
         shapes = jax.eval_shape(lambda: self.init(nnx.Rngs(0)))
         return 6 * self.batch_tokens() * sum(weight.size for weight in jax.tree.leaves(shapes))
 
-    def _sort(self, clips: Sequence[Spoken]) -> list[list[Spoken]]:
+    def all_batches(self, splits: Sequence[str], most: int = sys.maxsize) -> Iterator[audio_losses.AudioBatch]:
+        """The first `most` clips of some splits, as `pad_all`."""
+        yield from self.pad_all(clip for split in splits for clip in [c for c in self.speech.clips if c.split == split][:most])
+
+    def pad_all(self, clips: Iterable[Spoken]) -> Iterator[audio_losses.AudioBatch]:
+        """These clips, once, in batches; rows without a clip are empty."""
+        for bucket, group in zip(self.buckets, self._sort(clips), strict=True):
+            for first in range(0, len(group), bucket.clips):
+                yield self._pad(group[first : first + bucket.clips], bucket)
+
+    def _sort(self, clips: Iterable[Spoken]) -> list[list[Spoken]]:
         """Clips by bucket; what is longer than the last, or has no room to be spelt out, is left out."""
         kept: list[list[Spoken]] = [[] for _ in self.buckets]
         for clip in clips:
@@ -176,6 +189,24 @@ def read_world(folder: str | Path) -> Speech:
     clips = [Spoken(wave, items[item]["names"][lang].lower(), split)
              for wave, (item, lang, _, split) in zip(waves, said, strict=True)]
     return Speech(clips, "".join(sorted({c for clip in clips if clip.split == "train" for c in clip.text})))
+
+
+def read_folder(folder: str | Path) -> list[Spoken]:
+    """Recorded speech: `folder`/transcripts.tsv has lines of a sound file's name, a tab, and what it says.
+
+    Raises: InputError when a line is not so, or a file cannot be read.
+    """
+    listing = Path(folder) / "transcripts.tsv"
+    if not listing.is_file():
+        raise errors.InputError(f"{listing}: no such file; list the recordings in it: name, tab, what is said")
+    clips = []
+    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+        name, tab, text = line.partition("\t")
+        if not (tab and text.strip()):
+            raise errors.InputError(f"{listing}: line {number} must be a file's name, a tab and what is said, got {line!r}")
+        samples = np.round(audio_io.read_audio(Path(folder) / name) * 32767).astype(np.int16)
+        clips.append(Spoken(samples, text.strip().lower(), "recorded"))
+    return clips
 
 
 def collapse(best: Sequence[int]) -> list[int]:

@@ -1,17 +1,27 @@
-"""Sound to codes: USM in small, with a vector quantiser at its end.
+"""Sound to codes: USM in small, with a vector quantiser at its end. And back, to hear what was kept.
 
     16 kHz --log-mel--> 100/s --two strided convolutions--> 25/s --Conformer--> z --nearest--> code
+    code --three side by side, MLP--> log-mel --vocoder.py--> 16 kHz
 
 A code is the nearest direction in a codebook, so it needs no scale. The codebook is a frozen
 random matrix times a learned square one: every step moves all codes together and none can die.
+
+Long sound is encoded chunk by chunk, as in USM's chunk-wise attention, but with context:
+
+    |context| chunk |context|         nothing further away changes a code of the chunk
+            |context| chunk |context|
+
+Attention, convolution and the statistics of `features` all stay within a chunk and its context, so
+the cost is linear, memory is bounded, and a stream gives the codes of the whole file.
 Papers: USM, arXiv 2303.01037; SimVQ, arXiv 2411.02038.
-Next: audio_losses.py, which trains it; audio_io.py, which reads files.
+Next: audio_losses.py, which trains it; audio_io.py, which reads files; vocoder.py.
 """
 
+import argparse
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,12 +32,15 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from gemini_mini import errors, files, nn
-from gemini_mini.tokenizers import conformer, logmel
+from gemini_mini.tokenizers import audio_io, conformer, logmel, vocoder
 
 MEL_PER_CODE = 4
 CODES_PER_S = logmel.SAMPLE_RATE_HZ / logmel.HOP_SAMPLES / MEL_PER_CODE
 # Lengths that clips are padded to (0.9 to 7.2 s): few shapes, few compilations.
 BUCKETS_SAMPLES = (14_400, 28_800, 57_600, 115_200)
+# Longer sound is cut into chunks of 5 s, each encoded with 1 s of context on either side.
+CHUNK_CODES, CONTEXT_CODES = 125, 25
+SAMPLES_PER_CODE = MEL_PER_CODE * logmel.HOP_SAMPLES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +78,12 @@ def normalise(x: Float[Array, "... Z"]) -> Float[Array, "... Z"]:
 
 
 class Features(NamedTuple):
-    """Log-mel of a clip at the rate of the codes: four mel frames side by side."""
+    """Log-mel of a clip at the rate of the codes, four mel frames side by side; what was taken out of it."""
 
     mel: Float[Array, "B A mel"]
     valid: Bool[Array, "B A"]
+    mean: Float[Array, "B 1 M"]
+    spread: Float[Array, "B 1 1"]
 
 
 def features(samples: Float[Array, "B samples"], num_samples: Int[Array, "B"]) -> Features:
@@ -81,14 +96,15 @@ def features(samples: Float[Array, "B samples"], num_samples: Int[Array, "B"]) -
     count = logmel.num_frames(num_samples)
     inside = (jnp.arange(mel.shape[1])[None] < count[:, None])[..., None]
     total = jnp.maximum(count, 1).astype(mel.dtype)[:, None, None]
-    centred = jnp.where(inside, mel - jnp.sum(mel, 1, keepdims=True, where=inside) / total, 0.0)
+    mean = jnp.sum(mel, 1, keepdims=True, where=inside) / total
+    centred = jnp.where(inside, mel - mean, 0.0)
     spread = jnp.sqrt(jnp.sum(centred**2, (1, 2), keepdims=True) / (total * logmel.NUM_MEL) + 0.1)
     mel = (centred / spread).reshape(mel.shape[0], -1, MEL_PER_CODE * logmel.NUM_MEL)
-    return Features(mel, jnp.arange(mel.shape[1])[None] < num_frames(num_samples)[:, None])
+    return Features(mel, jnp.arange(mel.shape[1])[None] < num_frames(num_samples)[:, None], mean, spread)
 
 
 class AudioTokenizer(nnx.Module):
-    """Encoder and codebook. Weights only change by gradient."""
+    """Encoder, codebook and the small decoder back to log-mel."""
 
     def __init__(self, config: AudioTokenizerConfig, rngs: nnx.Rngs):
         self.config = config
@@ -100,6 +116,12 @@ class AudioTokenizer(nnx.Module):
         ])
         self.project = nn.param(rngs, (config.width, config.code_dim), "D Z")
         self.mix_codes = nnx.Param(jnp.eye(config.code_dim), axes="Z Z")
+        mel = MEL_PER_CODE * logmel.NUM_MEL
+        self.mel_in = nn.param(rngs, (3 * config.code_dim, config.width), "Z D", 3.0)
+        self.mel_out = nn.param(rngs, (config.width, mel), "D M", 0.5)
+        # What `features` takes out of a typical training clip. Set at export; no loss reads them.
+        self.mel_mean = nn.constant((logmel.NUM_MEL,), "M", 0.0)
+        self.mel_spread = nn.constant((1,), "M", 1.0)
 
     def hidden(self, mel: Float[Array, "B A mel"], valid: Bool[Array, "B A"]) -> Float[Array, "B A D"]:
         """Conformer features of normalised log-mel."""
@@ -116,19 +138,54 @@ class AudioTokenizer(nnx.Module):
 
     def directions(self, hidden: Float[Array, "B A D"]) -> Float[Array, "B A Z"]:
         """What is quantised: unit vectors."""
-        return normalise(nn.einsum("bad,dz->baz", hidden, self.project))
+        return normalise(nn.linear(hidden, self.project))
 
     def nearest(self, z: Float[Array, "B A Z"]) -> Int[Array, "B A"]:
         """The code whose direction is nearest."""
-        return jnp.argmax(jnp.einsum("baz,vz->bav", z, self.codebook()), -1)
+        return jnp.argmax(z @ self.codebook().T, -1)
 
     def encode(self, samples: Float[Array, "B samples"], num_samples: Int[Array, "B"]) -> Int32[Array, "B A"]:
         """Codes at 25 per second; row i holds `num_frames(num_samples[i])` of them, then zeros.
 
         Padding may hold anything: what stands behind `num_samples` changes no valid code.
         """
-        mel, valid = features(samples, num_samples)
+        mel, valid, _, _ = features(samples, num_samples)
         return jnp.where(valid, self.nearest(self.directions(self.hidden(mel, valid))), 0).astype(jnp.int32)
+
+    def draw(self, quantised: Float[Array, "B A Z"]) -> Float[Array, "B A mel"]:
+        """Normalised log-mel of code vectors, each read with its two neighbours; zeros stand past the end."""
+        context = jnp.concatenate(conformer.neighbours(quantised, 3), -1)
+        return nn.linear(jax.nn.gelu(nn.linear(context, self.mel_in)), self.mel_out)
+
+    def decode(self, codes: Int[Array, "B A"]) -> Float[Array, "B frames M"]:
+        """Log-mel of codes, as loud and as dark as a typical training clip."""
+        mel = self.draw(self.codebook()[codes]).reshape(codes.shape[0], -1, logmel.NUM_MEL)
+        return mel * self.mel_spread[...][None, None] + self.mel_mean[...][None, None]
+
+
+class Piece(NamedTuple):
+    """Samples `start` to `stop` are encoded; codes `skip` to `skip + keep` of them are kept."""
+
+    start: int
+    stop: int
+    skip: int
+    keep: int
+
+
+def _chunk(index: int, num_samples: int) -> Piece:
+    """Chunk `index` of a long clip that ends at `num_samples`."""
+    first = index * CHUNK_CODES
+    skip = min(first, CONTEXT_CODES)
+    reach = (first + CHUNK_CODES + CONTEXT_CODES) * SAMPLES_PER_CODE + logmel.WINDOW_SAMPLES - logmel.HOP_SAMPLES
+    return Piece((first - skip) * SAMPLES_PER_CODE, min(reach, num_samples), skip,
+                 min(CHUNK_CODES, num_frames(num_samples) - first))
+
+
+def pieces(num_samples: int) -> list[Piece]:
+    """What is encoded of a clip: all of it when it fits the last bucket, else chunks with context."""
+    if num_samples <= BUCKETS_SAMPLES[-1]:
+        return [Piece(0, num_samples, 0, num_frames(num_samples))]
+    return [_chunk(index, num_samples) for index in range(-(-num_frames(num_samples) // CHUNK_CODES))]
 
 
 def encode_clip(tokenizer: AudioTokenizer, samples: Float32[np.ndarray, "samples"]) -> Int32[np.ndarray, "A"]:
@@ -142,39 +199,89 @@ def encode_clip(tokenizer: AudioTokenizer, samples: Float32[np.ndarray, "samples
 def encode_many(
     tokenizer: AudioTokenizer, clips: Sequence[Float32[np.ndarray, "_"]], batch_clips: int = 16
 ) -> list[Int32[np.ndarray, "_"]]:
-    """Codes of each clip. What is longer than the last bucket is encoded in pieces of that length.
+    """Codes of each clip; what is longer than the last bucket is encoded in chunks with context.
 
     Pieces of a like length share a batch; memory is bounded by `batch_clips` of the last bucket.
     Raises: InputError as `encode_clip`.
     """
-    for clip in clips:
-        if len(clip) < logmel.WINDOW_SAMPLES:
-            raise errors.InputError(f"audio: a clip must last at least {logmel.WINDOW_SAMPLES} samples (25 ms at "
-                                    f"16 kHz), got {len(clip)}; give a longer one")
-        if not np.isfinite(clip).all():
-            raise errors.InputError("audio: samples must be finite, got NaN or infinity; record it again")
-    waiting: dict[int, list[tuple[int, int]]] = {}  # bucket -> (clip, first sample)
+    waiting: dict[int, list[tuple[int, Piece]]] = {}  # bucket -> (clip, piece)
     for index, clip in enumerate(clips):
-        for start in range(0, len(clip), BUCKETS_SAMPLES[-1]):
-            left = min(len(clip) - start, BUCKETS_SAMPLES[-1])
-            if left >= logmel.WINDOW_SAMPLES:  # else a sliver behind the last full piece
-                bucket = next(bucket for bucket in BUCKETS_SAMPLES if bucket >= left)
-                waiting.setdefault(bucket, []).append((index, start))
-    codes: dict[tuple[int, int], np.ndarray] = {}
+        _check_length(len(clip))
+        _check_finite(clip)
+        for piece in pieces(len(clip)):
+            bucket = next(bucket for bucket in BUCKETS_SAMPLES if bucket >= piece.stop - piece.start)
+            waiting.setdefault(bucket, []).append((index, piece))
+    joined: list[dict[int, np.ndarray]] = [{} for _ in clips]
     for bucket, places in waiting.items():
         for first in range(0, len(places), batch_clips):
             here = places[first : first + batch_clips]
-            samples = np.zeros((batch_clips, bucket), np.float32)
-            count = np.zeros(batch_clips, np.int32)
-            for row, (index, start) in enumerate(here):
-                piece = clips[index][start : start + bucket]
-                samples[row, : len(piece)], count[row] = piece, len(piece)
-            encoded = np.asarray(_encode(tokenizer, jnp.asarray(samples), jnp.asarray(count)))
-            codes.update({place: encoded[row, : num_frames(int(count[row]))] for row, place in enumerate(here)})
-    joined: list[list[np.ndarray]] = [[] for _ in clips]
-    for index, start in sorted(codes):
-        joined[index].append(codes[index, start])
-    return [np.concatenate(pieces) for pieces in joined]
+            codes = _encode_pieces(tokenizer, [(clips[index][p.start : p.stop], p) for index, p in here], bucket, batch_clips)
+            for (index, piece), part in zip(here, codes, strict=True):
+                joined[index][piece.start + piece.skip] = part
+    return [np.concatenate([parts[place] for place in sorted(parts)]) for parts in joined]
+
+
+def encode_stream(
+    tokenizer: AudioTokenizer, blocks: Iterable[Float32[np.ndarray, "_"]], batch_chunks: int = 8
+) -> Iterator[Int32[np.ndarray, "_"]]:
+    """Codes of sound that arrives in blocks of any size, in order; together those of `encode_clip`.
+
+    Nothing is held but the samples of the chunks under way: codes come 6 s behind the sound with
+    `batch_chunks` of 1, and faster per second of sound with more.
+    Raises: InputError as `encode_clip`.
+    """
+    held, held_from, received, index = np.zeros(0, np.float32), 0, 0, 0
+    ready: list[tuple[np.ndarray, Piece]] = []
+
+    def encoded() -> Iterator[np.ndarray]:
+        codes = _encode_pieces(tokenizer, ready, BUCKETS_SAMPLES[-1], batch_chunks)
+        ready.clear()
+        yield from codes
+
+    for block in blocks:
+        _check_finite(block)
+        held = np.concatenate([held, block])
+        received += len(block)
+        # Only what is longer than the last bucket is cut; a chunk is ready when its context is there.
+        while received > BUCKETS_SAMPLES[-1] and (piece := _chunk(index, received)).stop < received:
+            ready.append((held[piece.start - held_from : piece.stop - held_from].copy(), piece))
+            index += 1
+            start = _chunk(index, received).start
+            held, held_from = held[start - held_from :], start
+            if len(ready) == batch_chunks:
+                yield from encoded()
+    _check_length(received)
+    if received <= BUCKETS_SAMPLES[-1]:
+        yield encode_clip(tokenizer, held)
+        return
+    for piece in pieces(received)[index:]:
+        ready.append((held[piece.start - held_from : piece.stop - held_from], piece))
+        if len(ready) == batch_chunks:
+            yield from encoded()
+    if ready:
+        yield from encoded()
+
+
+def _check_length(num_samples: int) -> None:
+    if num_samples < logmel.WINDOW_SAMPLES:
+        raise errors.InputError(f"audio: a clip must last at least {logmel.WINDOW_SAMPLES} samples (25 ms at "
+                                f"16 kHz), got {num_samples}; give a longer one")
+
+
+def _check_finite(samples: np.ndarray) -> None:
+    if not np.isfinite(samples).all():
+        raise errors.InputError("audio: samples must be finite, got NaN or infinity; record it again")
+
+
+def _encode_pieces(
+    tokenizer: AudioTokenizer, parts: Sequence[tuple[np.ndarray, Piece]], bucket: int, rows: int
+) -> list[Int32[np.ndarray, "_"]]:
+    """The kept codes of at most `rows` pieces, in one compiled shape."""
+    samples, count = np.zeros((rows, bucket), np.float32), np.zeros(rows, np.int32)
+    for row, (part, _) in enumerate(parts):
+        samples[row, : len(part)], count[row] = part, len(part)
+    encoded = np.asarray(_encode(tokenizer, jnp.asarray(samples), jnp.asarray(count)))
+    return [encoded[row, piece.skip : piece.skip + piece.keep] for row, (_, piece) in enumerate(parts)]
 
 
 @jax.jit
@@ -196,4 +303,50 @@ def load(path: str | Path) -> AudioTokenizer:
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise errors.InputError(f"{path}: is no audio tokenizer of this version ({error}); train it again") from None
     shape = jax.eval_shape(lambda: AudioTokenizer(config, nnx.Rngs(0)))
-    return nn.with_weights(shape, {name: jnp.asarray(array) for name, array in arrays.items()})
+    try:
+        return nn.with_weights(shape, {name: jnp.asarray(array) for name, array in arrays.items()})
+    except errors.InputError as error:
+        raise errors.InputError(f"{path}: is an audio tokenizer of another version, train it again ({error})") from None
+
+
+def resynthesise(tokenizer: AudioTokenizer, codes: Int32[np.ndarray, "A"]) -> Float32[np.ndarray, "samples"]:
+    """Sound that has the log-mel which `tokenizer` decodes from `codes`."""
+    return vocoder.from_log_mel(np.asarray(tokenizer.decode(jnp.asarray(codes[None])))[0])
+
+
+def listen(source: str | Path, target: str | Path, run: str | Path) -> None:
+    """Write what the codes kept of a sound file, as a WAV file beside it.
+
+    Raises: InputError when `target` is `source`, or either or the tokenizer cannot be used.
+    """
+    source, target, run = Path(source), Path(target), Path(run)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise errors.InputError(f"{target}: would overwrite the sound it is made from; give another name")
+    if target.suffix.lower() != ".wav":
+        raise errors.InputError(f"{target}: the result is a WAV file; give a name that ends in .wav")
+    places = [run, run / "audio.safetensors", run / "tokenizers" / "audio.safetensors"]
+    found = [place for place in places if place.is_file()]
+    if not found:
+        raise errors.InputError(f"{run}: holds no audio tokenizer; give a run folder or an audio.safetensors "
+                                "(make one: python train.py configs/audio_tokenizer.py)")
+    samples = audio_io.read_audio(source)
+    tokenizer = load(found[0])
+    codes = encode_clip(tokenizer, samples)
+    audio_io.write_wav(target, resynthesise(tokenizer, codes))
+    print(f"{target}: {len(codes)} codes, {len(np.unique(codes))} of them different, "
+          f"for {len(samples) / logmel.SAMPLE_RATE_HZ:.2f} s")
+
+
+def main() -> None:
+    """python -m gemini_mini.tokenizers.audio listen IN.wav OUT.wav --run RUN"""
+    parser = argparse.ArgumentParser(prog="python -m gemini_mini.tokenizers.audio", description="Hear what the codes keep.")
+    command = parser.add_subparsers(required=True).add_parser("listen", help="encode a sound file and make it sound again")
+    command.add_argument("source", help="a sound file")
+    command.add_argument("target", help="the WAV file to write")
+    command.add_argument("--run", default="runs/demo-audio", help="a run folder or an audio.safetensors (%(default)s)")
+    args = parser.parse_args()
+    listen(args.source, args.target, args.run)
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -7,6 +7,7 @@ Next: audio.py, which turns the samples into codes.
 
 import io
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from gemini_mini.tokenizers import logmel
 
 LOWEST_RATE_HZ = 1_000
 HIGHEST_RATE_HZ = 384_000
+BLOCK_S = 10.0
+REACH = 10  # of scipy's resampling filter to either side, in samples of the lower rate
 
 
 def read_audio(path: str | Path, max_seconds: float = 60.0) -> Float32[np.ndarray, "samples"]:
@@ -27,31 +30,62 @@ def read_audio(path: str | Path, max_seconds: float = 60.0) -> Float32[np.ndarra
     Raises: InputError if the file is missing, unreadable, empty, longer than `max_seconds`, or
     holds values that are not finite.
     """
+    return np.concatenate(list(read_blocks(path, max_seconds)))
+
+
+def read_blocks(
+    path: str | Path, max_seconds: float = math.inf, block_s: float = BLOCK_S
+) -> Iterator[Float32[np.ndarray, "_"]]:
+    """The same, in blocks of about `block_s`: a file of any length in bounded memory.
+
+    Each block is resampled with what stands around it, so together they are the file resampled at once.
+    Raises: InputError as `read_audio`.
+    """
     path = Path(path)
     if not path.is_file():
         raise errors.InputError(f"{path}: no such file; give the path of a sound file")
     try:
         with soundfile.SoundFile(path) as file:
-            _check_header(path, file.frames, file.samplerate, max_seconds)
-            # One frame more than the header claims: a header that lies is found out, never followed.
-            samples = file.read(file.frames + 1, dtype="float32", always_2d=True)
             rate_hz = file.samplerate
+            _check_header(path, file.frames, rate_hz, max_seconds)
+            up, down = _ratio(rate_hz)
+            # Whole numbers of samples come out of both, and the filter of `resample` reaches less far.
+            margin = down * -(-2 * REACH * max(up, down) // (up * down))
+            size = down * max(1, round(block_s * rate_hz / down), margin // down)
+            left = file.frames + 1  # one more than the header claims: a header that lies is found out
+            held, before, empty = np.zeros(0, np.float32), 0, True
+            while True:
+                block = file.read(min(size, left), dtype="float32", always_2d=True).mean(axis=1)
+                left -= len(block)
+                if not np.isfinite(block).all():
+                    raise errors.InputError(f"{path}: holds values that are not finite (NaN or infinity); save it again")
+                held = np.concatenate([held, block])
+                is_last = len(block) < size
+                done = len(held) if is_last else len(held) - margin
+                if done > before:
+                    empty = False
+                    yield resample(held, rate_hz)[before * up // down : -(-done * up // down)]
+                    held, before = held[max(0, done - margin) :], min(done, margin)
+                if is_last:
+                    break
     except soundfile.LibsndfileError as error:
         raise errors.InputError(f"{path}: could not be read as sound ({error.error_string.rstrip('.')}); "
                                 "it is damaged or of another kind: save it again as WAV, FLAC, Ogg or MP3") from None
-    if not len(samples):
+    if empty:
         raise errors.InputError(f"{path}: its header promises sound but none could be decoded; save it again")
-    if not np.isfinite(samples).all():
-        raise errors.InputError(f"{path}: holds values that are not finite (NaN or infinity); save it again")
-    return resample(samples.mean(axis=1), rate_hz)
 
 
 def resample(samples: Float[np.ndarray, "samples"], rate_hz: int) -> Float32[np.ndarray, "resampled"]:
     """Bring sound to 16 kHz without aliases, and within [-1, 1]."""
-    if rate_hz != logmel.SAMPLE_RATE_HZ:
-        common = math.gcd(rate_hz, logmel.SAMPLE_RATE_HZ)
-        samples = signal.resample_poly(samples, logmel.SAMPLE_RATE_HZ // common, rate_hz // common)
+    up, down = _ratio(rate_hz)
+    if up != down:
+        samples = signal.resample_poly(samples, up, down)
     return np.clip(samples, -1.0, 1.0).astype(np.float32)
+
+
+def _ratio(rate_hz: int) -> tuple[int, int]:
+    common = math.gcd(rate_hz, logmel.SAMPLE_RATE_HZ)
+    return logmel.SAMPLE_RATE_HZ // common, rate_hz // common
 
 
 def write_wav(path: str | Path, samples: Float[np.ndarray, "samples"]) -> None:

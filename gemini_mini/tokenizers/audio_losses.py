@@ -6,7 +6,7 @@
 
 The letters are read from the quantised frames through a straight-through gradient, so a code is
 worth what a reader can tell from it. The masks serve both: they are BEST-RQ's task and the
-augmentation of CTC. Nothing here is kept after training.
+augmentation of CTC. Of the heads only that of the reconstruction is kept: it is the tokenizer's own.
 Papers: BEST-RQ, arXiv 2202.01855; CTC, Graves et al. 2006; SpecAugment, arXiv 1904.08779.
 """
 
@@ -38,6 +38,8 @@ class AudioLossConfig:
     distance: float = 1.25  # between z and its code, as 1 - cosine
     commitment: float = 0.25  # how much of it moves z, against 1 for the code
     mel: float = 0.3
+    evenness: float = 0.0  # how far the mean use of the codes is from all alike, in nats
+    sharpness: float = 20.0  # of the soft choice that it is measured on, per unit of cosine
 
 
 class AudioBatch(NamedTuple):
@@ -68,33 +70,30 @@ class AudioTrainer(nnx.Module):
     def __init__(self, tokenizer: audio.AudioTokenizerConfig, loss: AudioLossConfig, num_letters: int, rngs: nnx.Rngs):
         self.config = loss
         self.tokenizer = audio.AudioTokenizer(tokenizer, rngs)
-        mel = audio.MEL_PER_CODE * logmel.NUM_MEL
-        self.masked = nn.param(rngs, (mel,), "M")
+        self.masked = nn.param(rngs, (audio.MEL_PER_CODE * logmel.NUM_MEL,), "M")
         self.target_head = nn.param(rngs, (tokenizer.width, loss.num_targets), "D V")
         self.letter_head = nn.param(rngs, (tokenizer.code_dim, num_letters + 1), "Z V", 10.0)
         self.letter_bias = nn.constant((num_letters + 1,), "V", 0.0)
-        self.mel_in = nn.param(rngs, (3 * tokenizer.code_dim, tokenizer.width), "Z D", 3.0)
-        self.mel_out = nn.param(rngs, (tokenizer.width, mel), "D M", 0.5)
 
     def letter_logits(self, quantised: Float[Array, "B A Z"]) -> Float[Array, "B A V"]:
         """What each code spells."""
-        return nn.einsum("baz,zv->bav", quantised, self.letter_head) + self.letter_bias[...][None, None]
+        return nn.linear(quantised, self.letter_head) + self.letter_bias[...][None, None]
 
     def read(self, samples: Float[Array, "B samples"], num_samples: Int[Array, "B"]):
         """(codes, best letter of each frame, valid): CTC's greedy reading of the codes alone."""
-        mel, valid = audio.features(samples, num_samples)
+        mel, valid, _, _ = audio.features(samples, num_samples)
         codes = self.tokenizer.nearest(self.tokenizer.directions(self.tokenizer.hidden(mel, valid)))
         return codes, jnp.argmax(self.letter_logits(self.tokenizer.codebook()[codes]), -1), valid
 
     def loss(self, batch: AudioBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The joint loss, and its parts as means over what they are about."""
         config = self.config
-        mel, valid = audio.features(batch.samples, batch.num_samples)
+        mel, valid, _, _ = audio.features(batch.samples, batch.num_samples)
         masked = random_spans(key, valid, config)
         hidden = self.tokenizer.hidden(jnp.where(masked[..., None], self.masked[...][None, None], mel), valid)
         frames = valid.sum()
 
-        log_target = jax.nn.log_softmax(nn.einsum("bad,dv->bav", hidden, self.target_head))
+        log_target = jax.nn.log_softmax(nn.linear(hidden, self.target_head))
         target = random_targets(mel, config)
         best_rq = -jnp.take_along_axis(log_target, target[..., None], -1)[..., 0]
         best_rq = jnp.sum(best_rq * masked) / jnp.maximum(masked.sum(), 1)
@@ -102,6 +101,9 @@ class AudioTrainer(nnx.Module):
         z = self.tokenizer.directions(hidden)
         chosen = self.tokenizer.codebook()[self.tokenizer.nearest(z)]
         hold = jax.lax.stop_gradient
+        shares = jax.nn.softmax(config.sharpness * z @ self.tokenizer.codebook().T) * valid[..., None]
+        shares = jnp.sum(shares, (0, 1)) / frames
+        evenness = jnp.sum(shares * jnp.log(shares * shares.size + 1e-9))
         near = jnp.sum(hold(z) * chosen + config.commitment * z * hold(chosen), -1) / (1 + config.commitment)
         distance = jnp.sum((1 - near) * valid) / frames
         quantised = z + hold(chosen - z)  # straight through: the codes forward, z backward
@@ -112,10 +114,9 @@ class AudioTrainer(nnx.Module):
         ctc = optax.ctc_loss(logits, past_end, letters, 1.0 * (letters == BLANK))
         ctc = ctc.sum() / jnp.maximum((letters != BLANK).sum(), 1)
 
-        context = jnp.concatenate(conformer.neighbours(quantised * valid[..., None], 3), -1)
-        drawn = nn.einsum("bad,dm->bam", jax.nn.gelu(nn.einsum("baz,zd->bad", context, self.mel_in)), self.mel_out)
+        drawn = self.tokenizer.draw(quantised * valid[..., None])
         mel_error = jnp.sum((drawn - mel) ** 2 * valid[..., None]) / (frames * mel.shape[-1])
 
         total = (config.best_rq * best_rq + config.ctc * ctc + config.distance * distance
-                 + config.mel * mel_error)
-        return total, {"best_rq": best_rq, "ctc": ctc, "distance": distance, "mel": mel_error}
+                 + config.mel * mel_error + config.evenness * evenness)
+        return total, {"best_rq": best_rq, "ctc": ctc, "distance": distance, "mel": mel_error, "evenness": evenness}

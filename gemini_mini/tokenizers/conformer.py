@@ -4,8 +4,10 @@
 
 Convolutions are sums of shifted copies: XLA's own are several times slower on a CPU. Frames
 beyond the end of a clip are zeroed before anything looks sideways, so padding changes nothing.
+Attention is over all that is handed in, and knows distances alone: queries and keys are rotated by
+their positions, so only differences of positions remain. Long sound comes in chunks (audio.py).
 Paper: Gulati et al. 2020, arXiv 2005.08100. We use RMSNorm for layer and batch norm, rotary
-positions for relative ones, and gated MLPs.
+positions for those of Transformer-XL, and gated MLPs.
 Next: audio.py, which turns the output into codes.
 """
 
@@ -33,7 +35,7 @@ class Subsample(nnx.Module):
     def __call__(self, x: Float[Array, "B frames M"]) -> Float[Array, "B half D"]:
         pairs = x.reshape(x.shape[0], x.shape[1] // 2, 2 * x.shape[2])
         following = jnp.pad(pairs[:, 1:], ((0, 0), (0, 1), (0, 0)))
-        return jax.nn.gelu(nn.einsum("btm,md->btd", jnp.concatenate([pairs, following], -1), self.weight))
+        return jax.nn.gelu(nn.linear(jnp.concatenate([pairs, following], -1), self.weight))
 
 
 class Attention(nnx.Module):
@@ -50,12 +52,17 @@ class Attention(nnx.Module):
     def __call__(self, x: Float[Array, "B A D"], valid: Bool[Array, "B A"]) -> Float[Array, "B A D"]:
         x = self.norm(x)
         positions = jnp.broadcast_to(jnp.arange(x.shape[1])[None], x.shape[:2])
-        q = nn.rope(nn.einsum("bad,dnh->banh", x, self.query), positions)
-        k = nn.rope(nn.einsum("bad,dnh->banh", x, self.key), positions)
-        v = nn.einsum("bad,dnh->banh", x, self.value)
+        q, k, v = (self._heads(x, weight) for weight in (self.query, self.key, self.value))
+        q, k = nn.rope(q, positions), nn.rope(k, positions)
         scores = jnp.einsum("banh,bcnh->bnac", q, k) * q.shape[-1] ** -0.5
         weights = jax.nn.softmax(jnp.where(valid[:, None, None], scores, -1e9), axis=-1)
-        return nn.einsum("banh,nhd->bad", jnp.einsum("bnac,bcnh->banh", weights, v), self.out)
+        mixed = jnp.einsum("bnac,bcnh->banh", weights, v)
+        return (mixed.reshape(-1, x.shape[-1]) @ self.out[...].reshape(x.shape[-1], -1)).reshape(x.shape)
+
+    def _heads(self, x: Float[Array, "B A D"], weight: nnx.Param) -> Float[Array, "B A N H"]:
+        """One product of two matrices, as `nn.linear`."""
+        flat = x.reshape(-1, x.shape[-1]) @ weight[...].reshape(x.shape[-1], -1)
+        return flat.reshape(*x.shape[:2], *weight.shape[1:])
 
 
 class Convolution(nnx.Module):
@@ -71,11 +78,11 @@ class Convolution(nnx.Module):
 
     def __call__(self, x: Float[Array, "B A D"], valid: Bool[Array, "B A"]) -> Float[Array, "B A D"]:
         x = self.norm(x)
-        x = nn.einsum("bad,df->baf", x, self.up) * jax.nn.sigmoid(nn.einsum("bad,df->baf", x, self.gate))
+        x = nn.linear(x, self.up) * jax.nn.sigmoid(nn.linear(x, self.gate))
         weight = self.depthwise[...]
         shifted = neighbours(x * valid[..., None], weight.shape[0])
         x = sum(copy * weight[i][None, None] for i, copy in enumerate(shifted))
-        return nn.einsum("baf,fd->bad", jax.nn.silu(self.inner_norm(x)), self.down)
+        return nn.linear(jax.nn.silu(self.inner_norm(x)), self.down)
 
 
 class Block(nnx.Module):

@@ -4,7 +4,8 @@
 
 Only frames that lie wholly inside the clip count, so padding behind a clip changes nothing.
 Frames are made by shifting and stacking hops, not by gathering: 400 = 2.5 hops of 160.
-Paper: USM (Zhang et al. 2023, arXiv 2303.01037) uses 80 bins at 16 kHz.
+Papers: BEST-RQ (arXiv 2202.01855), the pretraining of USM (arXiv 2303.01037), reads 80 bins every
+10 ms. Encoders of USM's kind published since read 128; with this FFT one of those would be empty.
 Next: conformer.py, which reads the frames.
 """
 

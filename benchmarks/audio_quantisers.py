@@ -1,0 +1,203 @@
+"""Which training signal makes codes that can be read? The audio tokenizer's quantisers side by side.
+
+    python benchmarks/audio_quantisers.py --world data/demo/world            all of them, then the table
+    python benchmarks/audio_quantisers.py --world data/demo/world --only joint
+
+Each variant is the same tokenizer under the same budget with other weights of the same losses. Its
+codes are then frozen and a probe, the same for all, learns to spell from them by CTC; `log_mel` is
+the same probe on what the encoder hears, and the ceiling. The probe is what a reader makes of the
+codes: an embedding, two Conformer blocks and a linear layer, trained on the training clips alone.
+Finished parts are reused. Columns end in the split; test_speaker_language has seen words said by
+voices that are new in their language, valid has words that were never heard; `again` is what the
+probe reads once the codes were made to sound and encoded again.
+"""
+
+import argparse
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from gemini_mini import config as config_lib
+from gemini_mini import errors, files, nn
+from gemini_mini.tasks import audio_tokenizer
+from gemini_mini.tokenizers import audio, audio_losses, conformer, logmel
+from gemini_mini.train import loop, optim
+
+LOSSES = audio_losses.AudioLossConfig(evenness=0.0)
+# Without a reader or a decoder nothing but the commitment moves z, and it would move all z together:
+# in the first variant the projection stays as it is drawn and the codebook alone learns.
+VARIANTS = {
+    "best_rq": dataclasses.replace(LOSSES, best_rq=1.0, ctc=0.0, mel=0.0, commitment=0.0),
+    "mel": dataclasses.replace(LOSSES, ctc=0.0, mel=1.0),
+    "ctc": dataclasses.replace(LOSSES, mel=0.0),
+    "joint": LOSSES,
+    "joint_even": dataclasses.replace(LOSSES, evenness=0.1),
+}
+OPTIM = optim.OptimConfig(kind="muon", lr=3e-3, muon_lr=1e-2, decay=0.6, beta2=0.98, weight_decay=0.01)
+WIDTH = 96
+
+
+class Probe(nnx.Module):
+    """Spells from codes, or from log-mel when there are none."""
+
+    def __init__(self, inputs: int, num_letters: int, rngs: nnx.Rngs):
+        self.embed = nn.param(rngs, (inputs, WIDTH), "V D", inputs**0.5)
+        self.blocks = nnx.List([conformer.Block(WIDTH, 4, 5, 2 * WIDTH, rngs) for _ in range(2)])
+        self.letters = nn.param(rngs, (WIDTH, num_letters + 1), "D V", 0.3)
+
+    def __call__(self, x, valid, hidden):
+        """Letter logits of codes [B A] or log-mel [B A mel]; frames in `hidden` are not seen."""
+        x = self.embed[...][x] if x.ndim == 2 else nn.linear(x, self.embed) * self.embed.shape[0] ** -0.5
+        x = jnp.where(hidden[..., None], 0.0, x)
+        for block in self.blocks:
+            x = block(x, valid)
+        return nn.linear(x, self.letters)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainProbe:
+    """A loop.Task: a probe on the codes of a finished tokenizer, or on log-mel when `tokenizer` is empty."""
+
+    world: str
+    tokenizer: str
+    recorded: str = ""  # a folder of recorded speech to try the probe on: see audio_tokenizer.read_folder
+    kind: Literal["probe"] = "probe"
+
+    @cached_property
+    def source(self) -> audio_tokenizer.TrainAudioTokenizer:
+        return audio_tokenizer.TrainAudioTokenizer(self.world)
+
+    @cached_property
+    def frozen(self) -> audio.AudioTokenizer | None:
+        return audio.load(self.tokenizer) if self.tokenizer else None
+
+    def inputs(self) -> dict:
+        return self.source.inputs() | {"tokenizer": self.tokenizer and files.hash_bytes(Path(self.tokenizer).read_bytes())}
+
+    def init(self, rngs: nnx.Rngs) -> Probe:
+        inputs = self.frozen.config.num_codes if self.frozen else audio.MEL_PER_CODE * logmel.NUM_MEL
+        return Probe(inputs, len(self.source.speech.letters), rngs)
+
+    def batches(self, steps: int, seed: int):
+        return self.source.batches(steps, seed)
+
+    def heard(self, batch: audio_losses.AudioBatch):
+        """(what the probe reads, valid frames)."""
+        mel, valid, _, _ = audio.features(batch.samples, batch.num_samples)
+        return (self.frozen.encode(batch.samples, batch.num_samples) if self.frozen else mel), valid
+
+    def loss(self, module: Probe, batch: audio_losses.AudioBatch, key):
+        x, valid = self.heard(batch)
+        logits = module(x, valid, audio_losses.random_spans(key, valid, LOSSES))
+        ctc = optax.ctc_loss(logits, 1.0 - valid, batch.letters, 1.0 * (batch.letters == audio_losses.BLANK))
+        loss = ctc.sum() / (batch.letters != audio_losses.BLANK).sum()
+        return loss, {"ctc": loss}
+
+    def evals(self, module: Probe) -> dict[str, float]:
+        """Character error rates; of the codes of `valid` made to sound and encoded again, too."""
+        figures = {f"{split}/cer": self._misread(module, self.source.all_batches((split,), audio_tokenizer.EVAL_CLIPS))
+                   for split in audio_tokenizer.EVAL_SPLITS}
+        if self.frozen:
+            figures["valid/cer_again"] = self._misread(module, map(self._again, self.source.all_batches(("valid",))))
+        if self.recorded:
+            clips = audio_tokenizer.read_folder(self.recorded)
+            figures["recorded/cer"] = self._misread(module, self.source.pad_all(clips))
+        return figures
+
+    def _misread(self, module: Probe, batches) -> float:
+        read = jax.jit(lambda module, x, valid: jnp.argmax(module(x, valid, jnp.zeros_like(valid)), -1))
+        wrong = letters = 0
+        for batch in batches:
+            x, valid = self.heard(jax.tree.map(jnp.asarray, batch))
+            for best, ok, wanted in zip(*map(np.asarray, (read(module, x, valid), valid)), batch.letters, strict=True):
+                wanted = wanted[wanted != audio_losses.BLANK].tolist()
+                wrong += audio_tokenizer.edit_distance(audio_tokenizer.collapse(best[ok].tolist()), wanted)
+                letters += len(wanted)
+        return wrong / max(letters, 1)
+
+    def _again(self, batch: audio_losses.AudioBatch) -> audio_losses.AudioBatch:
+        """The clips as `listen` makes them sound."""
+        samples, count = np.zeros_like(batch.samples), np.zeros_like(batch.num_samples)
+        for row in np.flatnonzero(batch.num_samples):
+            codes = audio.encode_clip(self.frozen, batch.samples[row, : batch.num_samples[row]])
+            made = audio.resynthesise(self.frozen, codes)[: samples.shape[1]]
+            samples[row, : len(made)], count[row] = made, len(made)
+        return audio_losses.AudioBatch(samples, count, batch.letters)
+
+    def export(self, module: Probe, folder: Path) -> None:
+        """Keep the figures alone: the probe has no other use."""
+        files.write_json(folder / "figures.json", self.evals(module))
+
+    def batch_tokens(self) -> int:
+        return self.source.batch_tokens()
+
+    def batch_flops(self) -> int:
+        shapes = nn.weights(jax.eval_shape(lambda: self.init(nnx.Rngs(0))))
+        return 6 * self.batch_tokens() * sum(weight.size for weight in shapes.values())
+
+
+def train(task, folder: Path, steps: int) -> None:
+    """One run of the one loop."""
+    experiment = config_lib.Experiment(task, OPTIM, loop.RunConfig(str(folder), steps=steps, save_every=250))
+    loop.run(experiment.task, experiment.optim, experiment.run, config_lib.to_json(experiment))
+
+
+def code_figures(task: audio_tokenizer.TrainAudioTokenizer, path: Path) -> dict[str, float]:
+    """How a finished tokenizer uses its codes on the training clips, and how far its log-mel is off on valid."""
+    tokenizer = audio.load(path)
+    counts = np.zeros(tokenizer.config.num_codes, np.int64)
+    encode = jax.jit(lambda batch: tokenizer.encode(batch.samples, batch.num_samples))
+    for batch in task.all_batches(("train",)):
+        for codes, samples in zip(np.asarray(encode(batch)), batch.num_samples, strict=True):
+            counts += np.bincount(codes[: audio.num_frames(int(samples))], minlength=len(counts))
+
+    @jax.jit
+    def missed(batch):
+        mel, valid, _, _ = audio.features(batch.samples, batch.num_samples)
+        quantised = tokenizer.codebook()[tokenizer.encode(batch.samples, batch.num_samples)] * valid[..., None]
+        return jnp.sum((tokenizer.draw(quantised) - mel) ** 2 * valid[..., None]), valid.sum() * mel.shape[-1]
+
+    error, total = np.sum([missed(batch) for batch in task.all_batches(("valid",))], 0)
+    shares = counts[counts > 0] / counts.sum()
+    return {"used": float(np.mean(counts > 0)), "perplexity": float(np.exp(-np.sum(shares * np.log(shares)))),
+            "mel_error": float(error / total)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--world", default="data/demo/world")
+    parser.add_argument("--out", default="runs/quantisers")
+    parser.add_argument("--steps", type=int, default=500, help="of each tokenizer")
+    parser.add_argument("--probe-steps", type=int, default=500)
+    parser.add_argument("--recorded", default="", help="a folder of recorded speech with its transcripts.tsv")
+    parser.add_argument("--only", nargs="*", choices=[*VARIANTS, "log_mel"], default=[*VARIANTS, "log_mel"])
+    args = parser.parse_args()
+    out = Path(args.out)
+    for name in args.only:
+        folder, figures = out / name, {}
+        tokenizer = ""
+        if name != "log_mel":
+            task = audio_tokenizer.TrainAudioTokenizer(args.world, losses=VARIANTS[name])
+            train(task, folder, args.steps)
+            tokenizer = str(folder / "audio.safetensors")
+            figures = code_figures(task, Path(tokenizer))
+        train(TrainProbe(args.world, tokenizer, args.recorded), out / f"{name}-probe", args.probe_steps)
+        figures |= files.read_json(out / f"{name}-probe" / "figures.json")
+        files.write_json(out / f"{name}.json", figures)
+    tables = {path.stem: files.read_json(path) for path in sorted(out.glob("*.json"))}
+    columns = ["train/cer", "valid/cer", "valid/cer_again", "test_speaker_language/cer", "recorded/cer", "mel_error", "used",
+               "perplexity"]
+    print("| codes | " + " | ".join(columns) + " |\n|" + " --- |" * (len(columns) + 1))
+    for name, row in tables.items():
+        print(f"| {name} | " + " | ".join(f"{row[c]:.3f}" if c in row else "–" for c in columns) + " |")
+
+
+if __name__ == "__main__":
+    errors.run(main)

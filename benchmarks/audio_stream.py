@@ -1,0 +1,56 @@
+"""An hour of speech through the audio tokenizer as a stream: times real time, memory, and agreement.
+
+    python benchmarks/audio_stream.py runs/demo-audio/audio.safetensors --world data/demo/world
+
+The speech is the world's valid and training clips said one after another. `alike` is the share of
+codes that are the same when the chunks are cut and when 30 s are encoded in one piece, at all
+codes and at those further than a second from a border of a chunk; "as a whole" and "as a stream"
+are the same chunks, handed over at once or in blocks of a second.
+"""
+
+import argparse
+import resource
+import time
+
+import jax.numpy as jnp
+import numpy as np
+
+from gemini_mini import errors
+from gemini_mini.tasks import audio_tokenizer
+from gemini_mini.tokenizers import audio, logmel
+
+RATE = logmel.SAMPLE_RATE_HZ
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("tokenizer", help="an audio.safetensors")
+    parser.add_argument("--world", default="data/demo/world")
+    parser.add_argument("--minutes", type=int, default=60)
+    args = parser.parse_args()
+    tokenizer = audio.load(args.tokenizer)
+    clips = [clip.samples for clip in audio_tokenizer.read_world(args.world).clips]
+    minute = np.concatenate(clips)[: 60 * RATE].astype(np.float32) / 32768
+
+    half = minute[: 30 * RATE]
+    whole = audio.encode_clip(tokenizer, half)
+    streamed = np.concatenate(list(audio.encode_stream(tokenizer, np.split(half, 30))))
+    alone = np.asarray(tokenizer.encode(jnp.asarray(half[None]), jnp.array([len(half)])))[0]
+    place = np.arange(len(whole)) % audio.CHUNK_CODES
+    far = np.minimum(place, audio.CHUNK_CODES - 1 - place) >= audio.CONTEXT_CODES
+    print(f"alike: as a stream and as a whole {np.mean(whole == streamed):.2%}, in one piece {np.mean(whole == alone):.2%}, "
+          f"far from borders {np.mean((whole == alone)[far]):.2%}")
+
+    for batch_chunks in (1, 8):
+        list(audio.encode_stream(tokenizer, [minute], batch_chunks))  # compiles
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        wall, cpu = time.perf_counter(), time.process_time()
+        codes = sum(map(len, audio.encode_stream(tokenizer, (b for _ in range(args.minutes) for b in np.split(minute, 60)), batch_chunks)))
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        print(f"{args.minutes} min, {batch_chunks} chunks at once: {codes} codes, {60 * args.minutes / wall:.0f} times real time, "
+              f"{60 * args.minutes / cpu:.0f} per CPU-second, memory grew by {grown:.0f} MB")
+
+
+if __name__ == "__main__":
+    errors.run(main)
