@@ -156,6 +156,7 @@ def test_a_large_table_is_searched_in_pieces(kind, monkeypatch):
 
 def test_white_is_code_zero_for_every_kind_even_if_the_encoder_looks_around(kind):
     seeing = image.ImageTokenizer(dataclasses.replace(kind.config, encoder_shifted=2), nnx.Rngs(0))
+    np.testing.assert_allclose(kind.quantiser.bound(jnp.zeros((1, kind.config.values))), 0.0, atol=1e-6)
     for module in (kind, seeing):
         assert not np.asarray(module.encode(jnp.ones((1, 8, 12, 3)))).any()
         np.testing.assert_array_equal(module.decode(jnp.zeros((1, 2, 3), jnp.int32)), 1.0)
@@ -189,7 +190,8 @@ def test_the_rotation_s_gradient_is_turned_and_scaled_with_the_rounding():
         def rounded(z):
             return module.tie(z[None])[0][0]
 
-        jacobian, q = np.asarray(jax.jacobian(rounded)(z)), np.asarray(rounded(z))
+        book = np.asarray(module.vectors())
+        jacobian, q = np.asarray(jax.jacobian(rounded)(z)), book[np.argmin(((book - np.asarray(z)) ** 2).sum(1))]
         assert np.linalg.norm(q) > 0.1
         scale = np.linalg.norm(q) / np.linalg.norm(z)
         np.testing.assert_allclose(jacobian @ jacobian.T, scale**2 * np.eye(len(z)), atol=1e-4)
@@ -388,7 +390,7 @@ def make_task(world: str) -> task_lib.TrainImageTokenizer:
 def test_only_train_is_learned_from(world):
     data = task_lib.read_world(world)
     assert len(data.train) == 14 and len(data.valid) == 12 and len(data.small) == 2 * 6 + 6
-    for pictures in data:
+    for pictures in data[:3]:
         assert not (pictures == 99).any()
 
 
