@@ -5,8 +5,8 @@
 For each picture every codec is given the lowest quality at which its PSNR is at least ours. Headers
 are left out: the bytes of an all-white picture's file, same size and settings, are subtracted. JPEG
 uses its standard Huffman tables, so that they cancel. Ours is codes × log2(codebook) / 8.
-Photographs are those inside scikit-image's wheel: the middle 128 × 128 at a quarter of a megapixel,
-cut into tiles. The classifier tells the groups of emoji apart ("animal", "food", ...); it learns from
+Photographs are those inside scikit-image's wheel, their shorter side shrunk to 256 pixels: the middle
+128 × 128, whole and cut into tiles. The classifier tells the groups of emoji apart ("animal", "food", ...); it learns from
 real training pictures and their shifted copies, and is asked about originals and their drawings.
 """
 
@@ -38,7 +38,8 @@ def photographs() -> np.ndarray:
     for load in PHOTOGRAPHS:
         picture = Image.fromarray(load()[..., :3])
         shrunk = 2 * PHOTOGRAPH_PIXELS / min(picture.size)
-        picture = picture.resize((round(picture.width * shrunk), round(picture.height * shrunk)), Image.Resampling.LANCZOS)
+        size = round(picture.width * shrunk), round(picture.height * shrunk)
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
         left, top = (picture.width - PHOTOGRAPH_PIXELS) // 2, (picture.height - PHOTOGRAPH_PIXELS) // 2
         found.append(np.asarray(picture)[top : top + PHOTOGRAPH_PIXELS, left : left + PHOTOGRAPH_PIXELS])
     return np.stack(found)
@@ -122,7 +123,8 @@ def main() -> None:
         drawn = image.decode_many(tokenizer, codes)
         quality(name, originals, drawn)
         counts = np.bincount(codes.ravel(), minlength=tokenizer.config.num_codes)
-        print(f"{name}: {np.mean(counts > 0):.1%} of {len(counts)} codes occur, perplexity {2 ** task.entropy_bits(counts):.0f}")
+        print(f"{name}: {np.mean(counts > 0):.1%} of {len(counts)} codes occur, "
+              f"perplexity {2 ** task.entropy_bits(counts):.0f}")
         if originals.shape[1] == TILE_PIXELS:
             codecs(name, originals, drawn, our_bytes)
         if args.sheet:

@@ -2,8 +2,7 @@
 
     python -m benchmarks.image_sizes runs/laptop-image/image.safetensors data/laptop/world --split valid
 
-Every picture of the split is drawn anew at each size; 64 × 32 is two
-pictures side by side. Speed is of 1,024 pictures of 32 × 32 in batches, compiled before.
+Every picture of the split is drawn anew at each size; 64 × 32 is two pictures one above the other. Speed is of 1,024 pictures of 32 × 32 in batches, compiled before.
 """
 
 import argparse

@@ -158,8 +158,8 @@ def _read_large(folder: Path, count: int) -> UInt8[np.ndarray, "items _ _ 3"]:
                                 f"WORLD --out {folder}")
     pictures = np.load(folder / "pictures.npy")
     if len(pictures) != count:
-        raise errors.InputError(f"{folder}: must hold one picture for each of the world's {count}, got {len(pictures)}; "
-                                "build it again from this world")
+        raise errors.InputError(f"{folder}: must hold one picture for each of the world's {count}, got "
+                                f"{len(pictures)}; build it again from this world")
     return pictures
 
 

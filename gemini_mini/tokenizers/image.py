@@ -64,8 +64,8 @@ class ImageTokenizerConfig:
             raise errors.InputError("image tokenizer: sizes must be at least 1 and num_codes at least 2, "
                                     f"got {self}; raise them")
         if self.width <= max(self.shifted, self.encoder_shifted) * len(NEIGHBOURS):
-            raise errors.InputError("image tokenizer: width must exceed 8 * shifted so that channels of the patch itself "
-                                    f"remain, got width {self.width}, shifted {self.shifted}, {self.encoder_shifted}")
+            raise errors.InputError("image tokenizer: width must exceed 8 * shifted so that channels of the "
+                                    f"patch itself remain, got width {self.width}, shifted {self.shifted}, {self.encoder_shifted}")
         if self.quantiser == "fsq" and (min(self.levels, default=0) < 2 or math.prod(self.levels) < self.num_codes):
             raise errors.InputError("image tokenizer: fsq needs levels of at least 2 each whose product is num_codes, "
                                     f"got levels {self.levels} and num_codes {self.num_codes}; set both")
@@ -225,7 +225,8 @@ def keep_codes(tokenizer: ImageTokenizer, used: Int[np.ndarray, "V"]) -> ImageTo
     """A tokenizer with the codes `used` alone (code 0, white, must be the first of them)."""
     config = dataclasses.replace(tokenizer.config, num_codes=len(used))
     small = ImageTokenizer(config, nnx.Rngs(0))
-    return nn.with_weights(small, nn.weights(tokenizer) | {"quantiser.codebook": tokenizer.quantiser.codebook[...][used]})
+    book = tokenizer.quantiser.codebook[...][used]
+    return nn.with_weights(small, nn.weights(tokenizer) | {"quantiser.codebook": book})
 
 
 def save(tokenizer: ImageTokenizer, path: str | Path) -> None:
