@@ -1,16 +1,19 @@
 """What the image tokenizer keeps of held-out pictures, and what JPEG, WebP and AVIF need for as much.
 
-    python -m benchmarks.image_codecs runs/laptop-image/image.safetensors data/laptop/world --split valid
+    python -m benchmarks.image_codecs runs/laptop-image-4096/image.safetensors data/laptop/world --split valid
 
 For each picture every codec is given the lowest quality at which its PSNR is at least ours. Headers
 are left out: the bytes of an all-white picture's file, same size and settings, are subtracted. JPEG
-uses its standard Huffman tables, so that they cancel. Ours is codes × log2(codebook) / 8.
+uses its standard Huffman tables, so that they cancel. Ours is codes × log2(codebook) / 8, and beside it
+what an arithmetic coder needs that knows the training pictures' counts of a code after its left and
+upper neighbour (Witten-Bell back-off: both, the left one, none): as codecs have entropy coders too.
 Photographs are those inside scikit-image's wheel, their shorter side shrunk to 256 pixels: the middle
 128 × 128, whole and cut into tiles. The classifier tells the groups of emoji apart ("animal", "food", ...); it learns from
 real training pictures and their shifted copies, and is asked about originals and their drawings.
 """
 
 import argparse
+import collections
 import io
 import math
 from pathlib import Path
@@ -72,15 +75,41 @@ def quality(name: str, pictures: np.ndarray, drawn: np.ndarray) -> None:
           f"as the mean of pictures, SSIM {np.mean(similar):.3f}")
 
 
-def codecs(name: str, pictures: np.ndarray, drawn: np.ndarray, our_bytes: float) -> None:
+def neighbours(grid: np.ndarray) -> list[tuple[int, int, int]]:
+    """(code above, code to the left, code) of every place; -1 is beyond the border."""
+    padded = np.pad(grid, ((1, 0), (1, 0)), constant_values=-1)
+    return list(zip(padded[:-1, 1:].ravel().tolist(), padded[1:, :-1].ravel().tolist(), grid.ravel().tolist(), strict=True))
+
+
+def coded_bytes(seen: np.ndarray, codes: np.ndarray, num_codes: int) -> float:
+    """Mean bytes a grid of `codes` by the counts of the grids `seen`."""
+    counts, totals, kinds = collections.Counter(), collections.Counter(), collections.Counter()
+    for grid in seen:
+        for above, left, code in neighbours(grid):
+            for context in ((above, left), (left,), ()):
+                kinds[context] += (context, code) not in counts
+                counts[context, code] += 1
+                totals[context] += 1
+    bits = 0.0
+    for grid in codes:
+        for above, left, code in neighbours(grid):
+            chance = 1 / num_codes
+            for context in ((), (left,), (above, left)):
+                if totals[context]:
+                    chance = (counts[context, code] + kinds[context] * chance) / (totals[context] + kinds[context])
+            bits -= math.log2(chance)
+    return bits / 8 / len(codes)
+
+
+def codecs(name: str, pictures: np.ndarray, drawn: np.ndarray, our_bytes: float, coded: float) -> None:
     """Print the bytes each codec needs, mean over pictures, and how the best of them compares with ours."""
     wanted = [task.psnr(*pair) for pair in zip(pictures, drawn, strict=True)]
     sizes = {codec: np.array([bytes_needed(picture, db, *how) for picture, db in zip(pictures, wanted, strict=True)])
              for codec, how in CODECS.items()}
     best = np.min(list(sizes.values()), axis=0)
-    print(f"{name}: ours {our_bytes:.0f} bytes | "
+    print(f"{name}: ours {our_bytes:.0f} bytes, coded {coded:.0f} | "
           + " | ".join(f"{codec} {size.mean():.0f}" for codec, size in sizes.items())
-          + f" | best of each picture {best.mean():.0f} = {best.mean() / our_bytes:.2f} × ours; "
+          + f" | best of each picture {best.mean():.0f} = {best.mean() / our_bytes:.2f} × ours, {best.mean() / coded:.2f} × ours coded; "
           f"at least 4 × ours for {np.mean(best >= 4 * our_bytes):.0%} of pictures")
 
 
@@ -118,6 +147,7 @@ def main() -> None:
     photos = photographs()
     tiles = image.to_patches(photos, TILE_PIXELS).reshape(-1, TILE_PIXELS, TILE_PIXELS, 3)
     our_bytes = (TILE_PIXELS // tokenizer.config.patch) ** 2 * math.log2(tokenizer.config.num_codes) / 8
+    seen = image.encode_many(tokenizer, np.asarray(world.pictures[world.items_in("train")]))
     for name, originals in ((args.split, pictures), ("photographs", photos), ("tiles", np.asarray(tiles))):
         codes = image.encode_many(tokenizer, originals)
         drawn = image.decode_many(tokenizer, codes)
@@ -126,7 +156,7 @@ def main() -> None:
         print(f"{name}: {np.mean(counts > 0):.1%} of {len(counts)} codes occur, "
               f"perplexity {2 ** task.entropy_bits(counts):.0f}")
         if originals.shape[1] == TILE_PIXELS:
-            codecs(name, originals, drawn, our_bytes)
+            codecs(name, originals, drawn, our_bytes, coded_bytes(seen, codes, tokenizer.config.num_codes))
         if args.sheet:
             few = np.linspace(0, len(originals) - 1, min(12, len(originals))).astype(int)
             sheet = np.concatenate([np.concatenate(list(p[few]), axis=1) for p in (originals, drawn)])

@@ -1,6 +1,6 @@
 """The image tokenizer at sizes it was and was not trained on, and its speed.
 
-    python -m benchmarks.image_sizes runs/laptop-image/image.safetensors data/laptop/world --split valid
+    python -m benchmarks.image_sizes runs/laptop-image-4096/image.safetensors data/laptop/world --split valid
 
 Every picture of the split is drawn anew at each size; 64 × 32 is two pictures one above the other. Speed is of 1,024 pictures of 32 × 32 in batches, compiled before.
 """
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--split", default="valid", choices=("valid", "test_concept"))
     args = parser.parse_args()
     tokenizer, world = image.load(args.tokenizer), emoji_world.load(args.world)
+    speed(tokenizer, np.asarray(world.pictures[:TIMED]))
     rows = world.items_in(args.split)
     for size in SIZES:
         originals = np.stack([pictures.render(world.items[row].chars, size) for row in rows])
@@ -61,7 +62,6 @@ def main() -> None:
     paired = np.asarray(world.pictures[rows[: len(rows) // 2 * 2]])
     paired = np.concatenate([paired[::2], paired[1::2]], axis=1)
     print(f"64 × 32: {task.psnr(paired, again(tokenizer, paired)):.2f} dB (n {len(rows)})")
-    speed(tokenizer, np.asarray(world.pictures[:TIMED]))
 
 
 if __name__ == "__main__":

@@ -20,5 +20,5 @@ def config() -> config_lib.Experiment:
             model=image.ImageTokenizerConfig(num_codes=4096, encoder_shifted=8),
         ),
         optim=optim.OptimConfig(kind="muon", lr=3e-3, muon_lr=8e-3, decay=0.6, beta2=0.99),
-        run=loop.RunConfig(folder="runs/laptop-image", steps=2000, max_minutes=10.0, save_every=250),
+        run=loop.RunConfig(folder="runs/laptop-image-4096", steps=2000, max_minutes=10.0, save_every=250),
     )
