@@ -1,8 +1,9 @@
 """Train the image tokenizer on a world's pictures, video frames and digits.
 
-Every step sees whole pictures and small ones (frames, digits) side by side, so the weights never
-learn a size. Only what the world trains on is read; the export drops codes the training pictures
-never use, so that the language model is not asked to learn ids without a meaning.
+Every step sees whole pictures and small ones (frames, digits) side by side, and large ones where
+data_prep/large_pictures.py has drawn them, so the weights never learn a size. Only what the world
+trains on is read; the export drops codes the training pictures never use, so that the language
+model is not asked to learn ids without a meaning.
 Next: ../tokenizers/image.py.
 """
 
@@ -24,13 +25,7 @@ from gemini_mini.tokenizers import image
 EVAL_PICTURES = 1024
 SHEET_PICTURES = 12
 DIGITS_TRAINED = 3 / 4  # the first of them; the world holds out the last fifth
-
-
-class Batch(NamedTuple):
-    """Pictures of two shapes."""
-
-    pictures: UInt8[Array, "B height width 3"]
-    small: UInt8[Array, "B _ _ 3"]
+Batch = tuple[UInt8[Array | np.ndarray, "_ _ _ 3"], ...]  # pictures, small ones and, where there are any, large ones
 
 
 class Pictures(NamedTuple):
@@ -39,24 +34,33 @@ class Pictures(NamedTuple):
     train: UInt8[np.ndarray, "B height width 3"]
     valid: UInt8[np.ndarray, "B height width 3"]
     small: UInt8[np.ndarray, "B _ _ 3"]  # frames of clips and digits, train only
+    large: UInt8[np.ndarray, "B _ _ 3"] | None  # the pictures of `train`, drawn larger
 
 
 @dataclass(frozen=True)
 class TrainImageTokenizer:
-    """`world` is a folder built by data_prep/emoji_world.py."""
+    """`world` is a folder built by data_prep/emoji_world.py, `large` one by data_prep/large_pictures.py."""
 
     world: str
     model: image.ImageTokenizerConfig = image.ImageTokenizerConfig()
     batch_pictures: int = 32
     batch_small: int = 32
     varied: float = 0.5  # share of pictures that are mirrored, turned and moved
+    large: str = ""
+    batch_large: int = 0
+
+    def __post_init__(self):
+        if self.batch_large and not self.large:
+            raise errors.InputError(f"image tokenizer: batch_large must be 0 without a folder of large pictures, got "
+                                    f"{self.batch_large}; set task.large to what data_prep.large_pictures built")
 
     @cached_property
     def data(self) -> Pictures:
-        return read_world(self.world)
+        return read_world(self.world, self.large)
 
     def inputs(self) -> dict:
-        return {"world": files.read_json(Path(self.world) / "built.json")["content"]}
+        large = {"large": files.built_key(self.large)} if self.large else {}
+        return {"world": files.read_json(Path(self.world) / "built.json")["content"], **large}
 
     def init(self, rngs: nnx.Rngs) -> image.ImageTokenizer:
         return image.ImageTokenizer(self.model, rngs)
@@ -64,12 +68,17 @@ class TrainImageTokenizer:
     def batches(self, steps: int, seed: int) -> Callable[[int], Batch]:
         data = self.data
 
+        def draw(pictures: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+            chosen = pictures[rng.integers(0, len(pictures), count)]
+            for index in np.flatnonzero(rng.random(count) < self.varied):
+                chosen[index] = vary(chosen[index], self.model.patch, rng)
+            return chosen
+
         def batch(step: int) -> Batch:
             rng = np.random.default_rng((seed, step))
-            pictures = data.train[rng.integers(0, len(data.train), self.batch_pictures)]
-            for index in np.flatnonzero(rng.random(len(pictures)) < self.varied):
-                pictures[index] = vary(pictures[index], self.model.patch, rng)
-            return Batch(pictures, data.small[rng.integers(0, len(data.small), self.batch_small)])
+            pictures = draw(data.train, self.batch_pictures, rng)
+            small = data.small[rng.integers(0, len(data.small), self.batch_small)]
+            return (pictures, small, *((draw(data.large, self.batch_large, rng),) if self.batch_large else ()))
 
         return batch
 
@@ -88,6 +97,9 @@ class TrainImageTokenizer:
         figures = {"train/psnr": psnr(train, drawn), "valid/psnr": psnr(valid, unseen),
                    "small/psnr": psnr(small, _again(module, small))}
         counts = self._counts(module)
+        if self.data.large is not None:
+            large = self.data.large[:EVAL_PICTURES // 4]
+            figures["large/psnr"] = psnr(large, _again(module, large))
         figures |= {"codes/used": float(np.mean(counts > 0)), "codes/perplexity": 2 ** entropy_bits(counts),
                     "codes/bits": entropy_bits(np.bincount(codes.ravel())),
                     "codes/bits_after_left": conditional_bits(codes[:, :, :-1], codes[:, :, 1:]),
@@ -104,8 +116,9 @@ class TrainImageTokenizer:
 
     def batch_tokens(self) -> int:
         """Patches in a batch."""
-        large, small = self.data.train[0, ..., 0].size, self.data.small[0, ..., 0].size
-        return (self.batch_pictures * large + self.batch_small * small) // self.model.patch**2
+        counts = ((self.data.train, self.batch_pictures), (self.data.small, self.batch_small),
+                  (self.data.large, self.batch_large))
+        return sum(count * pixels[0, ..., 0].size for pixels, count in counts if count) // self.model.patch**2
 
     def batch_flops(self) -> int:
         shapes = nn.weights(jax.eval_shape(lambda: self.init(nnx.Rngs(0))))
@@ -113,12 +126,13 @@ class TrainImageTokenizer:
 
     def _counts(self, module: image.ImageTokenizer) -> np.ndarray:
         """How often each code occurs on everything that is trained on."""
-        codes = [image.encode_many(module, pixels).ravel() for pixels in (self.data.train, self.data.small)]
+        sets = [pixels for pixels in self.data[:1] + self.data[2:] if pixels is not None]
+        codes = [image.encode_many(module, pixels).ravel() for pixels in sets]
         return np.bincount(np.concatenate(codes), minlength=module.config.num_codes)
 
 
-def read_world(folder: str | Path) -> Pictures:
-    """Raises: InputError when the folder is no finished world."""
+def read_world(folder: str | Path, large: str = "") -> Pictures:
+    """Raises: InputError when a folder is not finished or the two do not belong together."""
     folder = Path(folder)
     if not (folder / "built.json").is_file():
         raise errors.InputError(f"{folder}: holds no finished world; "
@@ -134,7 +148,19 @@ def read_world(folder: str | Path) -> Pictures:
             raise errors.InputError(f"{folder}: digits and frames must have one shape to share a batch, got "
                                     f"{digits.shape[1:]} and {small[0].shape[1:]}; build the world with equal sizes")
         small.append(digits[: int(DIGITS_TRAINED * len(digits))])
-    return Pictures(pictures[splits == "train"], pictures[splits == "valid"], np.concatenate(small))
+    larger = _read_large(Path(large), len(splits))[splits == "train"] if large else None
+    return Pictures(pictures[splits == "train"], pictures[splits == "valid"], np.concatenate(small), larger)
+
+
+def _read_large(folder: Path, count: int) -> UInt8[np.ndarray, "items _ _ 3"]:
+    if not (folder / "built.json").is_file():
+        raise errors.InputError(f"{folder}: holds no finished pictures; run: python -m data_prep.large_pictures "
+                                f"WORLD --out {folder}")
+    pictures = np.load(folder / "pictures.npy")
+    if len(pictures) != count:
+        raise errors.InputError(f"{folder}: must hold one picture for each of the world's {count}, got "
+                                f"{len(pictures)}; build it again from this world")
+    return pictures
 
 
 def vary(

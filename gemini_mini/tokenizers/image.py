@@ -7,20 +7,23 @@ vector. So a white patch is always code 0, and the zeros that a block sees beyon
 the white page around the picture: no size, position or border is known to the weights. Any
 multiple of the patch works, and a picture on a larger white canvas keeps its codes.
 
-A code depends on its own patch alone; only the decoder looks at neighbours. The same patch is the
-same code wherever it stands, which is what a language model can learn to predict.
+Unless `encoder_shifted` says otherwise, a code depends on its own patch alone; only the decoder looks
+at neighbours. The same patch is the same code wherever it stands, which is what a language model can
+learn to predict. An encoder that sees neighbours draws sharper pictures with the same codes.
 
-The codebook learns by gradient alone, from both sides: each patch pulls its nearest code (to the
-mean of its cell), and each code is pulled to the nearest patch that is badly represented. Without
-the second, codes die where no patch ever comes; without "badly", they die as doubles of patches
-that are everywhere (white, flat yellow). A dead code costs the language model and draws nothing.
+How latents become codes is `quantiser` (quantisers.py). By default the codebook learns by gradient
+alone, from both sides: each patch pulls its nearest code (to the mean of its cell), and each code is
+pulled to the nearest patch that is badly represented. Without the second, codes die where no patch
+ever comes; without "badly", they die as doubles of patches that are everywhere (white, flat yellow).
+A dead code costs the language model and draws nothing.
 Papers: VQ-VAE, arXiv 1711.00937; shifted channels in place of convolutions, arXiv 2201.10801.
-What differs: the pull from both sides, the zero code, no context in the encoder.
-Next: ../tasks/image_tokenizer.py, which trains it.
+What differs: the pull from both sides, the zero code.
+Next: quantisers.py; ../tasks/image_tokenizer.py, which trains it.
 """
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,6 +34,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray, UInt8
 
 from gemini_mini import errors, files, nn
+from gemini_mini.tokenizers import quantisers
 
 NEIGHBOURS = tuple((y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1))
 ENCODE_BATCH = 256
@@ -51,14 +55,25 @@ class ImageTokenizerConfig:
     codebook_lr: float = 10.0  # the codebook is stored divided by it, which multiplies its learning rate
     commitment: float = 0.025  # pull of z to its code
     attraction: float = 0.1  # pull of the codebook to the patches, from both sides
+    quantiser: quantisers.Kind = "pulled"
+    levels: tuple[int, ...] = (8, 8, 8)  # of "fsq", which has as many values a code; num_codes is their product
+    encoder_shifted: int = 0  # channels a block of the encoder takes from each of the eight neighbours
 
     def __post_init__(self):
         if min(self.patch, self.code_dim, self.width, self.hidden, self.decoder_layers) < 1 or self.num_codes < 2:
             raise errors.InputError("image tokenizer: sizes must be at least 1 and num_codes at least 2, "
                                     f"got {self}; raise them")
-        if self.width <= self.shifted * len(NEIGHBOURS):
+        if self.width <= max(self.shifted, self.encoder_shifted) * len(NEIGHBOURS):
             raise errors.InputError("image tokenizer: width must exceed 8 * shifted so that channels of the "
-                                    f"patch itself remain, got width {self.width} and shifted {self.shifted}")
+                                    f"patch itself remain, got width {self.width}, shifted {self.shifted}, {self.encoder_shifted}")
+        if self.quantiser == "fsq" and (min(self.levels, default=0) < 2 or math.prod(self.levels) < self.num_codes):
+            raise errors.InputError("image tokenizer: fsq needs levels of at least 2 each whose product is num_codes, "
+                                    f"got levels {self.levels} and num_codes {self.num_codes}; set both")
+
+    @property
+    def values(self) -> int:
+        """Values of a latent vector."""
+        return len(self.levels) if self.quantiser == "fsq" else self.code_dim
 
 
 class Block(nnx.Module):
@@ -82,11 +97,11 @@ class ImageTokenizer(nnx.Module):
         self.config = config
         values = 3 * config.patch**2
         self.embed = nn.param(rngs, (values, config.width), "P D")
-        self.encoder = nnx.List([Block(config, rngs, 0) for _ in range(config.encoder_layers)])
-        self.to_code = nn.param(rngs, (config.width, config.code_dim), "D Z")
-        unit = config.num_codes**0.5  # undoes the fan-in: a codebook is looked up, not summed over
-        self.codebook = nn.param(rngs, (config.num_codes, config.code_dim), "V Z", unit / config.codebook_lr)
-        self.from_code = nn.param(rngs, (config.code_dim, config.width), "Z D")
+        self.encoder = nnx.List([Block(config, rngs, config.encoder_shifted) for _ in range(config.encoder_layers)])
+        self.to_code = nn.param(rngs, (config.width, config.values), "D Z")
+        self.quantiser = quantisers.make(config.quantiser, config.num_codes, config.code_dim, config.levels,
+                                         config.codebook_lr, rngs)
+        self.from_code = nn.param(rngs, (config.values, config.width), "Z D")
         self.decoder = nnx.List([Block(config, rngs, config.shifted) for _ in range(config.decoder_layers)])
         self.to_pixels = nn.param(rngs, (config.width, values), "D P", 0.5)
 
@@ -96,12 +111,11 @@ class ImageTokenizer(nnx.Module):
         Raises: InputError when a side is not a multiple of the patch.
         """
         latents = self._latents(pixels)
-        far = distances(latents.reshape(-1, self.config.code_dim), self.code_vectors())
-        return jnp.argmin(far, axis=1).astype(jnp.int32).reshape(latents.shape[:-1])
+        return quantisers.ids(self.quantiser, latents.reshape(-1, self.config.values)).reshape(latents.shape[:-1])
 
     def decode(self, codes: Int[Array | np.ndarray, "B Y X"]) -> Float[Array, "B height width 3"]:
         """Pixels in [0, 1] of a grid of codes."""
-        return jnp.clip(self._draw(self.code_vectors()[codes]), 0.0, 1.0)
+        return jnp.clip(self._draw(self.quantiser.vectors()[codes]), 0.0, 1.0)
 
     def loss(
         self, batches: Sequence[Float[Array, "_ _ _ 3"]], key: PRNGKeyArray | None
@@ -110,28 +124,16 @@ class ImageTokenizer(nnx.Module):
 
         `batches` are pictures in [0, 1] of one shape each: every patch and every pixel counts alike.
         """
-        stop = jax.lax.stop_gradient
         grids = [self._latents(pixels) for pixels in batches]
-        latents = jnp.concatenate([grid.reshape(-1, self.config.code_dim) for grid in grids])
-        book = self.code_vectors()
-        far = distances(stop(latents), stop(book))
-        quantised = book[jnp.argmin(far, axis=1)]
-        missed = jnp.min(far, axis=1)
-        wanting = jnp.argmin(jnp.where(missed[:, None] < jnp.mean(missed), jnp.inf, far), axis=0)
-        # The decoder sees codes; the encoder gets its gradient as if nothing had been rounded.
+        latents = jnp.concatenate([grid.reshape(-1, self.config.values) for grid in grids])
+        rounded, ties = self.quantiser.tie(latents)
         ends = np.cumsum([grid[..., 0].size for grid in grids])
-        rounded = jnp.split(latents + stop(quantised - latents), ends[:-1])
-        drawn = [self._draw(flat.reshape(grid.shape)) for flat, grid in zip(rounded, grids, strict=True)]
+        parts = jnp.split(rounded, ends[:-1])
+        drawn = [self._draw(flat.reshape(grid.shape)) for flat, grid in zip(parts, grids, strict=True)]
         squares = sum(jnp.sum((a - b) ** 2) for a, b in zip(drawn, batches, strict=True))
         error = squares / sum(pixels.size for pixels in batches)
-        commitment = mean_square(latents - stop(quantised))
-        attraction = mean_square(quantised - stop(latents)) + mean_square(book - stop(latents)[wanting])
-        total = error + self.config.commitment * commitment + self.config.attraction * attraction
-        return total, {"psnr": -10 * jnp.log10(error), "commitment": commitment, "attraction": attraction}
-
-    def code_vectors(self) -> Float[Array, "V Z"]:
-        """The codebook; code 0 is the zero vector, white."""
-        return (self.codebook[...] * self.config.codebook_lr).at[0].set(0.0)
+        total = error + sum(getattr(self.config, name) * value for name, value in ties.items())
+        return total, {"psnr": -10 * jnp.log10(error), **ties}
 
     def _latents(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B Y X Z"]:
         x = nn.einsum("byxp,pd->byxd", to_patches(2 * (1 - pixels), self.config.patch), self.embed)
@@ -185,17 +187,6 @@ def normalise(x: Float[Array, "B Y X D"]) -> Float[Array, "B Y X D"]:
     return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-3)
 
 
-def mean_square(x: Float[Array, "... Z"]) -> Float[Array, ""]:
-    """Mean squared length of vectors."""
-    return jnp.mean(jnp.sum(x * x, axis=-1))
-
-
-def distances(latents: Float[Array, "B Z"], book: Float[Array, "V Z"]) -> Float[Array, "B V"]:
-    """Squared distance of each latent to each code."""
-    square = jnp.sum(latents**2, axis=1)[:, None] + jnp.sum(book**2, axis=1)[None]
-    return jnp.maximum(square - 2 * latents @ book.T, 0.0)
-
-
 @jax.jit
 def _encode(tokenizer: ImageTokenizer, pixels: UInt8[Array, "B height width 3"]) -> Int32[Array, "B Y X"]:
     return tokenizer.encode(pixels.astype(jnp.float32) / 255)
@@ -234,7 +225,8 @@ def keep_codes(tokenizer: ImageTokenizer, used: Int[np.ndarray, "V"]) -> ImageTo
     """A tokenizer with the codes `used` alone (code 0, white, must be the first of them)."""
     config = dataclasses.replace(tokenizer.config, num_codes=len(used))
     small = ImageTokenizer(config, nnx.Rngs(0))
-    return nn.with_weights(small, nn.weights(tokenizer) | {"codebook": tokenizer.codebook[...][used]})
+    book = tokenizer.quantiser.codebook[...][used]
+    return nn.with_weights(small, nn.weights(tokenizer) | {"quantiser.codebook": book})
 
 
 def save(tokenizer: ImageTokenizer, path: str | Path) -> None:
@@ -247,7 +239,8 @@ def load(path: str | Path) -> ImageTokenizer:
     """Read what `save` wrote. Raises: InputError when it is missing, damaged or of another shape."""
     arrays, meta = files.load_arrays(path)
     try:
-        config = ImageTokenizerConfig(**json.loads(meta["config"]))
+        values = json.loads(meta["config"])
+        config = ImageTokenizerConfig(**values | {"levels": tuple(values["levels"])})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise errors.InputError(f"{path}: is no image tokenizer of this version ({error}); "
                                 "train it again") from None

@@ -1,0 +1,169 @@
+"""What the image tokenizer keeps of held-out pictures, and what JPEG, WebP and AVIF need for as much.
+
+    python -m benchmarks.image_codecs runs/laptop-image-4096/image.safetensors data/laptop/world --split valid
+
+For each picture every codec is given the lowest quality at which its PSNR is at least ours. Headers
+are left out: the bytes of an all-white picture's file, same size and settings, are subtracted. JPEG
+uses its standard Huffman tables, so that they cancel. Ours is codes × log2(codebook) / 8, and beside it
+what an arithmetic coder needs that knows the training pictures' counts of a code after its left and
+upper neighbour (Witten-Bell back-off: both, the left one, none): as codecs have entropy coders too.
+Photographs are those inside scikit-image's wheel, their shorter side shrunk to 256 pixels: the middle
+128 × 128, whole and cut into tiles. The classifier tells the groups of emoji apart ("animal", "food", ...); it learns from
+real training pictures and their shifted copies, and is asked about originals and their drawings.
+"""
+
+import argparse
+import collections
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from skimage import data, metrics
+from sklearn import neural_network
+
+from data_prep import emoji_world
+from gemini_mini import errors
+from gemini_mini.tasks import image_tokenizer as task
+from gemini_mini.tokenizers import image
+
+CODECS = {"JPEG 4:2:0": ("JPEG", {"subsampling": 2}), "JPEG 4:4:4": ("JPEG", {"subsampling": 0}),
+          "WebP": ("WEBP", {"method": 6}), "AVIF": ("AVIF", {"speed": 4})}
+PHOTOGRAPHS = (data.astronaut, data.coffee, data.chelsea, data.rocket, data.hubble_deep_field,
+               data.immunohistochemistry, data.retina)
+PHOTOGRAPH_PIXELS, TILE_PIXELS = 128, 32
+
+
+def photographs() -> np.ndarray:
+    """The middle of every photograph, shrunk until its shorter side is twice as long."""
+    found = []
+    for load in PHOTOGRAPHS:
+        picture = Image.fromarray(load()[..., :3])
+        shrunk = 2 * PHOTOGRAPH_PIXELS / min(picture.size)
+        size = round(picture.width * shrunk), round(picture.height * shrunk)
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+        left, top = (picture.width - PHOTOGRAPH_PIXELS) // 2, (picture.height - PHOTOGRAPH_PIXELS) // 2
+        found.append(np.asarray(picture)[top : top + PHOTOGRAPH_PIXELS, left : left + PHOTOGRAPH_PIXELS])
+    return np.stack(found)
+
+
+def encoded(picture: np.ndarray, kind: str, options: dict, quality: int) -> bytes:
+    """The file of a picture."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, kind, quality=quality, **options)
+    return file.getvalue()
+
+
+def bytes_needed(picture: np.ndarray, wanted_db: float, kind: str, options: dict) -> int:
+    """Bytes above a white picture's of the lowest quality that reaches `wanted_db`, by bisection."""
+    low, high = 0, 100
+    while low < high:
+        middle = (low + high) // 2
+        drawn = np.asarray(Image.open(io.BytesIO(encoded(picture, kind, options, middle))).convert("RGB"))
+        low, high = (low, middle) if task.psnr(picture, drawn) >= wanted_db else (middle + 1, high)
+    white = np.full_like(picture, 255)
+    return len(encoded(picture, kind, options, low)) - len(encoded(white, kind, options, low))
+
+
+def quality(name: str, pictures: np.ndarray, drawn: np.ndarray) -> None:
+    """Print PSNR over all pixels, its mean over pictures, and SSIM (7 × 7 windows)."""
+    each = [task.psnr(*pair) for pair in zip(pictures, drawn, strict=True)]
+    similar = [metrics.structural_similarity(*pair, channel_axis=-1, data_range=255)
+               for pair in zip(pictures, drawn, strict=True)]
+    print(f"{name}: n {len(pictures)}, PSNR {task.psnr(pictures, drawn):.2f} dB over all pixels, {np.mean(each):.2f} "
+          f"as the mean of pictures, SSIM {np.mean(similar):.3f}")
+
+
+def neighbours(grid: np.ndarray) -> list[tuple[int, int, int]]:
+    """(code above, code to the left, code) of every place; -1 is beyond the border."""
+    padded = np.pad(grid, ((1, 0), (1, 0)), constant_values=-1)
+    return list(zip(padded[:-1, 1:].ravel().tolist(), padded[1:, :-1].ravel().tolist(), grid.ravel().tolist(), strict=True))
+
+
+def coded_bytes(seen: np.ndarray, codes: np.ndarray, num_codes: int) -> float:
+    """Mean bytes a grid of `codes` by the counts of the grids `seen`."""
+    counts, totals, kinds = collections.Counter(), collections.Counter(), collections.Counter()
+    for grid in seen:
+        for above, left, code in neighbours(grid):
+            for context in ((above, left), (left,), ()):
+                kinds[context] += (context, code) not in counts
+                counts[context, code] += 1
+                totals[context] += 1
+    bits = 0.0
+    for grid in codes:
+        for above, left, code in neighbours(grid):
+            chance = 1 / num_codes
+            for context in ((), (left,), (above, left)):
+                if totals[context]:
+                    chance = (counts[context, code] + kinds[context] * chance) / (totals[context] + kinds[context])
+            bits -= math.log2(chance)
+    return bits / 8 / len(codes)
+
+
+def codecs(name: str, pictures: np.ndarray, drawn: np.ndarray, our_bytes: float, coded: float) -> None:
+    """Print the bytes each codec needs, mean over pictures, and how the best of them compares with ours."""
+    wanted = [task.psnr(*pair) for pair in zip(pictures, drawn, strict=True)]
+    sizes = {codec: np.array([bytes_needed(picture, db, *how) for picture, db in zip(pictures, wanted, strict=True)])
+             for codec, how in CODECS.items()}
+    best = np.min(list(sizes.values()), axis=0)
+    print(f"{name}: ours {our_bytes:.0f} bytes, coded {coded:.0f} | "
+          + " | ".join(f"{codec} {size.mean():.0f}" for codec, size in sizes.items())
+          + f" | best of each picture {best.mean():.0f} = {best.mean() / our_bytes:.2f} × ours, {best.mean() / coded:.2f} × ours coded; "
+          f"at least 4 × ours for {np.mean(best >= 4 * our_bytes):.0%} of pictures")
+
+
+def recognition(world: emoji_world.World, split: str, tokenizer: image.ImageTokenizer) -> None:
+    """Print how often a classifier of groups says the same of a drawing as of its original."""
+    def labelled(split: str) -> tuple[np.ndarray, list[str]]:
+        rows = [row for row in world.items_in(split) if world.items[row].group]
+        return np.asarray(world.pictures[rows]), [world.items[row].group for row in rows]
+
+    pictures, groups = labelled("train")
+    moves = [(y, x, flip) for y in (-2, 0, 2) for x in (-2, 0, 2) for flip in (1, -1)]
+    shifted = np.concatenate([np.roll(pictures, move[:2], (1, 2))[:, :, ::move[2]] for move in moves])
+    flat = lambda pixels: 1 - pixels.reshape(len(pixels), -1).astype(np.float32) / 255
+    model = neural_network.MLPClassifier((128,), alpha=1e-2, max_iter=20, random_state=0)
+    model.fit(flat(shifted), groups * len(moves))
+    everything = np.asarray(world.pictures[world.items_in(split)])
+    drawn = image.decode_many(tokenizer, image.encode_many(tokenizer, everything))
+    asked, truth = labelled(split)
+    again = image.decode_many(tokenizer, image.encode_many(tokenizer, asked))
+    print(f"classifier of {len(set(groups))} groups, {len(pictures)} training pictures: says the same of "
+          f"{np.mean(model.predict(flat(everything)) == model.predict(flat(drawn))):.1%} of {len(everything)} drawings; "
+          f"right on {np.mean(model.predict(flat(asked)) == truth):.1%} of {len(asked)} labelled originals and "
+          f"{np.mean(model.predict(flat(again)) == truth):.1%} of their drawings")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Quality of an image tokenizer beside picture codecs.")
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("world", type=Path)
+    parser.add_argument("--split", default="valid", choices=("valid", "test_concept"))
+    parser.add_argument("--sheet", type=Path, help="PNG of originals above drawings")
+    args = parser.parse_args()
+    tokenizer, world = image.load(args.tokenizer), emoji_world.load(args.world)
+    pictures = np.asarray(world.pictures[world.items_in(args.split)])
+    photos = photographs()
+    tiles = image.to_patches(photos, TILE_PIXELS).reshape(-1, TILE_PIXELS, TILE_PIXELS, 3)
+    our_bytes = (TILE_PIXELS // tokenizer.config.patch) ** 2 * math.log2(tokenizer.config.num_codes) / 8
+    seen = image.encode_many(tokenizer, np.asarray(world.pictures[world.items_in("train")]))
+    for name, originals in ((args.split, pictures), ("photographs", photos), ("tiles", np.asarray(tiles))):
+        codes = image.encode_many(tokenizer, originals)
+        drawn = image.decode_many(tokenizer, codes)
+        quality(name, originals, drawn)
+        counts = np.bincount(codes.ravel(), minlength=tokenizer.config.num_codes)
+        print(f"{name}: {np.mean(counts > 0):.1%} of {len(counts)} codes occur, "
+              f"perplexity {2 ** task.entropy_bits(counts):.0f}")
+        if originals.shape[1] == TILE_PIXELS:
+            codecs(name, originals, drawn, our_bytes, coded_bytes(seen, codes, tokenizer.config.num_codes))
+        if args.sheet:
+            few = np.linspace(0, len(originals) - 1, min(12, len(originals))).astype(int)
+            sheet = np.concatenate([np.concatenate(list(p[few]), axis=1) for p in (originals, drawn)])
+            Image.fromarray(sheet).resize((3 * sheet.shape[1], 3 * sheet.shape[0]), Image.Resampling.NEAREST).save(
+                args.sheet.with_stem(f"{args.sheet.stem}-{name}"))
+    recognition(world, args.split, tokenizer)
+
+
+if __name__ == "__main__":
+    errors.run(main)

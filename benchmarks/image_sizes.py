@@ -1,0 +1,68 @@
+"""The image tokenizer at sizes it was and was not trained on, and its speed.
+
+    python -m benchmarks.image_sizes runs/laptop-image-4096/image.safetensors data/laptop/world --split valid
+
+Every picture of the split is drawn anew at each size; 64 × 32 is two pictures one above the other. Speed is of 1,024 pictures of 32 × 32 in batches, compiled before.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from data_prep import emoji_world, pictures
+from gemini_mini import errors, nn
+from gemini_mini.tasks import image_tokenizer as task
+from gemini_mini.tokenizers import image
+
+SIZES = (16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128)
+TIMED = 1024
+
+
+def again(tokenizer: image.ImageTokenizer, originals: np.ndarray) -> np.ndarray:
+    return image.decode_many(tokenizer, image.encode_many(tokenizer, originals))
+
+
+def speed(tokenizer: image.ImageTokenizer, originals: np.ndarray) -> None:
+    """Print pictures a second each way, best of five, and the share that matrix products must take."""
+    codes = image.encode_many(tokenizer, originals)
+    for name, work in (("encode", lambda: image.encode_many(tokenizer, originals)),
+                       ("decode", lambda: image.decode_many(tokenizer, codes))):
+        work()
+        spent = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            work()
+            spent.append(time.perf_counter() - begin)
+        print(f"{name}: {len(originals) / min(spent):.0f} pictures/s")
+    flops = 2 * codes.size * sum(w.size for w in nn.weights(tokenizer).values())
+    square = np.ones((2048, 2048), np.float32)
+    product = jax.jit(lambda a: a @ a)
+    product(square).block_until_ready()
+    begin = time.perf_counter()
+    product(square).block_until_ready()
+    at_peak = flops / (2 * 2048**3 / (time.perf_counter() - begin))
+    print(f"products of both ways at the speed of one large product: {at_peak:.2f} s for {len(originals)} pictures")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="An image tokenizer at many sizes, and its speed.")
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("world", type=Path)
+    parser.add_argument("--split", default="valid", choices=("valid", "test_concept"))
+    args = parser.parse_args()
+    tokenizer, world = image.load(args.tokenizer), emoji_world.load(args.world)
+    speed(tokenizer, np.asarray(world.pictures[:TIMED]))
+    rows = world.items_in(args.split)
+    for size in SIZES:
+        originals = np.stack([pictures.render(world.items[row].chars, size) for row in rows])
+        print(f"{size} × {size}: {task.psnr(originals, again(tokenizer, originals)):.2f} dB")
+    paired = np.asarray(world.pictures[rows[: len(rows) // 2 * 2]])
+    paired = np.concatenate([paired[::2], paired[1::2]], axis=1)
+    print(f"64 × 32: {task.psnr(paired, again(tokenizer, paired)):.2f} dB (n {len(rows)})")
+
+
+if __name__ == "__main__":
+    errors.run(main)
