@@ -26,7 +26,8 @@ demo laptop: .venv/installed
 	$(BIN)/python train.py configs/$(SIZE).py run.budget=$(BUDGET)
 	$(BIN)/python -m gemini_mini.evals runs/$(SIZE)
 	$(BIN)/python -m gemini_mini.report runs/$(SIZE)
-	@echo "done: open runs/$(SIZE)/report.html"
+	$(BIN)/python -m gemini_mini.cards runs/$(SIZE)
+	@echo "done: open runs/$(SIZE)/report.html and runs/$(SIZE)/tokenizers.html"
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m "not slow"

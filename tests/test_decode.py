@@ -327,7 +327,9 @@ def test_cached_decode_equals_full_forward(model):
         for at, token in enumerate(ids):
             if at >= len(prompt):
                 budget = jnp.array([GREEDY.max_tokens - (at - len(prompt))], jnp.int32)
-                scores = np.where(allowed(state, budget)[0], logits[at - 1].astype(np.float64), -np.inf)
+                scores = logits[at - 1].astype(np.float64)
+                scores[EOS] = np.log(np.exp(scores[EOS]) + np.exp(scores[USER]))  # the user's turn ends an answer too
+                scores = np.where(allowed(state, budget)[0], scores, -np.inf)
                 assert np.argmax(scores) == token
                 logprob = scores[token] - np.logaddexp.reduce(scores)
                 np.testing.assert_allclose(answer.logprobs[at - len(prompt)], logprob, atol=1e-4)

@@ -184,6 +184,12 @@ def _keys(key: Key[Array, ""], indices: Int32[Array, "B"]) -> Key[Array, "B"]:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
+def _with_one_end(logits: Float32[Array, "B V"]) -> Float32[Array, "B V"]:
+    """An answer ends where the document does or where the user speaks next: EOS gets the odds of both."""
+    either = jnp.logaddexp(logits[:, vocabulary.EOS], logits[:, vocabulary.USER])
+    return logits.at[:, vocabulary.EOS].set(either)
+
+
 @functools.partial(jax.jit, static_argnames=("rules", "text", "image"), donate_argnames="state")
 def _decode(
     model: decoder.Decoder, state: State, limit: Int32[Array, ""], rules: grammar.Grammar,
@@ -194,7 +200,7 @@ def _decode(
     def turn(state: State) -> State:
         hidden, cache = model.step(state.token[:, None], state.position[:, None], state.cache)
         allowed = rules.allowed(state.grammar, state.budget)
-        logits = jnp.where(allowed, model.logits(hidden)[:, 0], -jnp.inf)
+        logits = jnp.where(allowed, _with_one_end(model.logits(hidden)[:, 0]), -jnp.inf)
         keys = jax.vmap(jax.random.fold_in)(state.keys, state.position)
         token = sampling.sample(logits, keys, text)
         if image != text:
