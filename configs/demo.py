@@ -14,15 +14,15 @@ from gemini_mini.tasks import pretrain
 from gemini_mini.train import loop, optim
 
 TEXT = {"prose": 0.02, "code": 0.02, "names": 0.01, "captions": 0.01, "translate": 0.01}
-PAIRS = {"draw": 0.38, "name": 0.14, "listen": 0.08, "speech_draw": 0.01, "digits": 0.01, "interleaved": 0.01}
+PAIRS = {"draw": 0.42, "name": 0.14, "listen": 0.08, "speech_draw": 0.01, "digits": 0.01, "interleaved": 0.01}
 STAGES = (
     # Each modality by itself and in its plainest pairs.
-    mixture.Stage("foundations", 0.15, {"draw": 0.42, "name": 0.14, "listen": 0.1, "motion": 0.18, "digits": 0.02,
+    mixture.Stage("foundations", 0.15, {"draw": 0.44, "name": 0.14, "listen": 0.1, "motion": 0.16, "digits": 0.02,
                                         "prose": 0.05, "code": 0.05, "names": 0.04}),
     # Every pairing, and documents in which they mix.
-    mixture.Stage("paired", 0.7, TEXT | PAIRS | {"motion": 0.17, "one_shot": 0.13}),
+    mixture.Stage("paired", 0.7, TEXT | PAIRS | {"motion": 0.14, "one_shot": 0.12}),
     # What the demo is asked for, while the learning rate falls.
-    mixture.Stage("annealing", 1.0, PAIRS | {"motion": 0.18, "one_shot": 0.15, "prose": 0.01, "code": 0.01}),
+    mixture.Stage("annealing", 1.0, PAIRS | {"motion": 0.14, "one_shot": 0.15, "prose": 0.01, "code": 0.01}),
 )
 
 
@@ -35,5 +35,5 @@ def config() -> config_lib.Experiment:
             hide_images=1.0, user_weight=0.1, answer_text_weight=4.0,
         ),
         optim=optim.OptimConfig(kind="muon", lr=4e-3, muon_lr=2e-2, decay=0.4),
-        run=loop.RunConfig(folder="runs/demo", steps=1000, max_minutes=12.0, eval_every=500, save_every=100),
+        run=loop.RunConfig(folder="runs/demo", steps=1000, max_minutes=10.5, eval_every=500, save_every=100),
     )
