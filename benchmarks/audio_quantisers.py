@@ -30,7 +30,7 @@ from gemini_mini.tasks import audio_tokenizer
 from gemini_mini.tokenizers import audio, audio_losses, conformer, logmel
 from gemini_mini.train import loop, optim
 
-LOSSES = audio_losses.AudioLossConfig(evenness=0.0)
+LOSSES = audio_losses.AudioLossConfig()
 # Without a reader or a decoder nothing but the commitment moves z, and it would move all z together:
 # in the first variant the projection stays as it is drawn and the codebook alone learns.
 VARIANTS = {
@@ -38,7 +38,6 @@ VARIANTS = {
     "mel": dataclasses.replace(LOSSES, ctc=0.0, mel=1.0),
     "ctc": dataclasses.replace(LOSSES, mel=0.0),
     "joint": LOSSES,
-    "joint_even": dataclasses.replace(LOSSES, evenness=0.1),
 }
 OPTIM = optim.OptimConfig(kind="muon", lr=3e-3, muon_lr=1e-2, decay=0.6, beta2=0.98, weight_decay=0.01)
 WIDTH = 96

@@ -296,22 +296,11 @@ def test_gradient_goes_through_the_codes_to_every_weight(trainer):
         trainer, small_batch(), jax.random.key(1))
     config = trainer.config
     wanted = (config.best_rq * parts["best_rq"] + config.ctc * parts["ctc"] + config.distance * parts["distance"]
-              + config.mel * parts["mel"] + config.evenness * parts["evenness"])
+              + config.mel * parts["mel"])
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
     for name, array in nn.weights(gradient).items():
         untrained = name in ("tokenizer.mel_mean", "tokenizer.mel_spread")  # statistics, set at export
         assert np.isfinite(array).all() and np.any(array) != untrained, name
-
-
-def test_evenness_is_how_far_the_use_of_the_codes_is_from_uniform(trainer):
-    quiet = dataclasses.replace(trainer.config, mask_start=0.0, sharpness=1e5)  # so sharp that it counts nearest codes
-    module = audio_losses.AudioTrainer(SMALL, quiet, 5, nnx.Rngs(0))
-    batch = small_batch()
-    codes = np.asarray(module.tokenizer.encode(batch.samples, batch.num_samples))
-    used = np.concatenate([row[: audio.num_frames(int(n))] for row, n in zip(codes, batch.num_samples, strict=True)])
-    shares = np.unique(used, return_counts=True)[1] / len(used)
-    wanted = np.log(SMALL.num_codes) + (shares * np.log(shares)).sum()
-    np.testing.assert_allclose(module.loss(batch, jax.random.key(0))[1]["evenness"], wanted, atol=1e-2)
 
 
 def test_padding_and_empty_rows_change_no_loss(trainer):

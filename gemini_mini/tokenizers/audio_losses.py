@@ -38,8 +38,6 @@ class AudioLossConfig:
     distance: float = 1.25  # between z and its code, as 1 - cosine
     commitment: float = 0.25  # how much of it moves z, against 1 for the code
     mel: float = 0.3
-    evenness: float = 0.0  # how far the mean use of the codes is from all alike, in nats
-    sharpness: float = 20.0  # of the soft choice that it is measured on, per unit of cosine
 
 
 class AudioBatch(NamedTuple):
@@ -101,9 +99,6 @@ class AudioTrainer(nnx.Module):
         z = self.tokenizer.directions(hidden)
         chosen = self.tokenizer.codebook()[self.tokenizer.nearest(z)]
         hold = jax.lax.stop_gradient
-        shares = jax.nn.softmax(config.sharpness * z @ self.tokenizer.codebook().T) * valid[..., None]
-        shares = jnp.sum(shares, (0, 1)) / frames
-        evenness = jnp.sum(shares * jnp.log(shares * shares.size + 1e-9))
         near = jnp.sum(hold(z) * chosen + config.commitment * z * hold(chosen), -1) / (1 + config.commitment)
         distance = jnp.sum((1 - near) * valid) / frames
         quantised = z + hold(chosen - z)  # straight through: the codes forward, z backward
@@ -118,5 +113,5 @@ class AudioTrainer(nnx.Module):
         mel_error = jnp.sum((drawn - mel) ** 2 * valid[..., None]) / (frames * mel.shape[-1])
 
         total = (config.best_rq * best_rq + config.ctc * ctc + config.distance * distance
-                 + config.mel * mel_error + config.evenness * evenness)
-        return total, {"best_rq": best_rq, "ctc": ctc, "distance": distance, "mel": mel_error, "evenness": evenness}
+                 + config.mel * mel_error)
+        return total, {"best_rq": best_rq, "ctc": ctc, "distance": distance, "mel": mel_error}
