@@ -26,7 +26,7 @@ demo laptop: .venv/installed
 	$(BIN)/python train.py configs/$(SIZE).py run.budget=$(BUDGET)
 	$(BIN)/python -m gemini_mini.evals runs/$(SIZE)
 	$(BIN)/python -m gemini_mini.report runs/$(SIZE)
-	$(BIN)/python -m gemini_mini.cards runs/$(SIZE)
+	$(BIN)/python -m gemini_mini.tokenizers report runs/$(SIZE)
 	@echo "done: open runs/$(SIZE)/report.html and runs/$(SIZE)/tokenizers.html"
 
 test: .venv/installed

@@ -9,8 +9,7 @@ from flax import nnx
 
 from data_prep import documents, emoji_world
 from gemini_mini import errors, files, stream
-from gemini_mini.cards import __main__ as command
-from gemini_mini.cards import card
+from gemini_mini.cards import card, sheet
 from gemini_mini.cards import text as text_card
 from gemini_mini.evals import pictures, text_pieces
 from gemini_mini.tokenizers import audio, image, text
@@ -119,8 +118,8 @@ def test_one_page_shows_three_cards_and_loads_nothing(world, tokenizer, tmp_path
     stages = [{"name": "all", "until": 1.0, "weights": SHARES}]
     files.write_json(folder / "run.json", {"settings": {"task": {"rows": "elsewhere/rows", "stages": stages}}})
     with pytest.raises(errors.InputError, match="elsewhere/world"):
-        command.write(folder, None)
-    content = command.write(folder, world.pictures.filename.parent.parent).read_text()
+        sheet.write(folder, None)
+    content = sheet.write(folder, world.pictures.filename.parent.parent).read_text()
     page = _Links()
     page.feed(content)
     assert page.headings == ["text", "images", "sound"]
@@ -132,4 +131,4 @@ def test_one_page_shows_three_cards_and_loads_nothing(world, tokenizer, tmp_path
 
 def test_a_folder_without_tokenizers_is_refused(tmp_path):
     with pytest.raises(errors.InputError, match="has no tokenizers"):
-        command.write(tmp_path, None)
+        sheet.write(tmp_path, None)

@@ -116,11 +116,16 @@ def test_looking_around_takes_channels_from_each_neighbour():
     np.testing.assert_array_equal(image.look_around(jnp.asarray(x), 2), expected)
 
 
-def test_distances_are_those_of_euclid():
+@pytest.mark.parametrize("at_once", [300, 1 << 21])
+def test_nearest_is_the_brute_force_one_in_pieces_too(at_once, monkeypatch):
+    monkeypatch.setattr(quantisers, "CACHED_DISTANCES", at_once)
     rng = np.random.default_rng(0)
-    latents, book = rng.normal(size=(50, 4)).astype(np.float32), rng.normal(size=(9, 4)).astype(np.float32)
-    expected = ((latents[:, None] - book[None]) ** 2).sum(-1)
-    np.testing.assert_allclose(quantisers.distances(jnp.asarray(latents), jnp.asarray(book)), expected, atol=1e-5)
+    points, table = rng.normal(size=(50, 4)).astype(np.float32), rng.normal(size=(9, 4)).astype(np.float32)
+    table[7] = table[2]  # of equals the first
+    far = ((points[:, None] - table[None]) ** 2).sum(-1)
+    np.testing.assert_array_equal(quantisers.nearest(jnp.asarray(points), jnp.asarray(table)), far.argmin(1))
+    closed = np.array([np.inf, 0, 3, 0, np.inf, 0, 0, 0, 0])
+    np.testing.assert_array_equal(quantisers.nearest(jnp.asarray(points), jnp.asarray(table), jnp.asarray(closed, jnp.float32)), (far + closed).argmin(1))
 
 
 # Quantisers.
@@ -145,13 +150,6 @@ def test_every_kind_rounds_to_the_nearest_of_its_vectors(kind):
     assert len(np.unique(expected)) > 10
     np.testing.assert_array_equal(quantisers.ids(kind.quantiser, z), expected)
     np.testing.assert_allclose(kind.quantiser.tie(z)[0], book[expected], atol=1e-5)
-
-
-def test_a_large_table_is_searched_in_pieces(kind, monkeypatch):
-    z = latents(50, kind.config.values)
-    whole = quantisers.ids(kind.quantiser, z)
-    monkeypatch.setattr(quantisers, "MOST_DISTANCES", 300)
-    np.testing.assert_array_equal(quantisers.ids(kind.quantiser, z), whole)
 
 
 def test_white_is_code_zero_for_every_kind_even_if_the_encoder_looks_around(kind):
@@ -473,6 +471,21 @@ def test_large_pictures_are_a_third_part_of_a_batch_and_belong_to_the_world(worl
         dataclasses.replace(task).data
     with pytest.raises(errors.InputError, match="batch_large"):
         dataclasses.replace(task, large="")
+
+
+def test_a_collage_holds_four_pictures_of_many_sizes_on_the_grid_of_patches():
+    colours = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200], [9, 9, 9]], np.uint8)
+    pictures = np.broadcast_to(colours[:, None, None], (4, 64, 64, 3))
+    sides = set()
+    for seed in range(60):
+        sheet = task_lib.collage(pictures, 4, np.random.default_rng(seed))
+        for colour in colours:
+            here = (sheet == colour).all(-1)
+            rows, columns = np.flatnonzero(here.any(1)), np.flatnonzero(here.any(0))
+            assert rows[0] % 4 == columns[0] % 4 == 0 and len(rows) == len(columns) and here.sum() == len(rows) ** 2
+            sides.add(len(rows))
+        assert ((sheet == 255).all(-1) | (sheet[..., None, :] == colours).all(-1).any(-1)).all()
+    assert sides == set(range(16, 49, 4))
 
 
 def test_varying_only_moves_turns_and_mirrors():

@@ -7,6 +7,7 @@ model is not asked to learn ids without a meaning.
 Next: ../tokenizers/image.py.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, UInt8
+from PIL import Image
 
 from gemini_mini import errors, files, nn
 from gemini_mini.tokenizers import image
@@ -78,7 +80,12 @@ class TrainImageTokenizer:
             rng = np.random.default_rng((seed, step))
             pictures = draw(data.train, self.batch_pictures, rng)
             small = data.small[rng.integers(0, len(data.small), self.batch_small)]
-            return (pictures, small, *((draw(data.large, self.batch_large, rng),) if self.batch_large else ()))
+            if not self.batch_large:
+                return pictures, small
+            large = draw(data.large, self.batch_large, rng)
+            for index in np.flatnonzero(rng.random(self.batch_large) < self.varied):
+                large[index] = collage(draw(data.large, 4, rng), self.model.patch, rng)
+            return pictures, small, large
 
         return batch
 
@@ -175,6 +182,22 @@ def vary(
     moved = np.full_like(picture, 255)
     moved[down:, right:] = turned[: len(picture) - down, : len(picture) - right]
     return moved
+
+
+def collage(
+    pictures: UInt8[np.ndarray, "4 size size 3"], patch: int, rng: np.random.Generator
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Four pictures on one sheet, cut at random into cells of at least a quarter of its side: pictures of every size.
+
+    The weights know no border, so to them each is a picture of its own size.
+    """
+    size = pictures.shape[1]
+    sheet = np.full_like(pictures[0], 255)
+    down, right = (patch * rng.integers(size // 4 // patch, 3 * size // 4 // patch + 1) for _ in range(2))
+    for picture, (top, left) in zip(pictures, itertools.product((0, down), (0, right)), strict=True):
+        side = min(size - down if top else down, size - right if left else right)
+        sheet[top : top + side, left : left + side] = Image.fromarray(picture).resize((side, side), Image.Resampling.BOX)
+    return sheet
 
 
 def psnr(pictures: UInt8[np.ndarray, "..."], drawn: UInt8[np.ndarray, "..."]) -> float:

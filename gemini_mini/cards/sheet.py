@@ -1,13 +1,10 @@
-"""What the three tokenizers of a run keep: python -m gemini_mini.cards RUN
+"""A page of cards: what the three tokenizers of a run keep, to read, see and hear.
 
-    python -m gemini_mini.cards runs/demo      prints a card each, writes runs/demo/tokenizers.html
-
-RUN is a decoder's run folder with its tokenizers/. Pictures, names and sounds are those of the world it was
-trained on, found beside its rows. Examples are spread evenly over a split, never chosen by hand.
+Pictures, names and sounds are those of the world the run was trained on, found beside its rows. Examples are
+spread evenly over a split, never chosen by hand.
 Next: card.py; text.py, image.py and audio.py, a card each.
 """
 
-import argparse
 from pathlib import Path
 
 from data_prep import emoji_world
@@ -27,17 +24,8 @@ INTRO = """<p>A decoder sees no letters, pixels or samples: it reads codes. What
 back. They were trained from scratch on this machine; figures are on what they were not trained on, unless they say so.</p>"""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a decoder's run folder")
-    parser.add_argument("--world", type=Path, help="default: the folder `world` beside the rows it was trained on")
-    args = parser.parse_args()
-    path = write(args.run, args.world)
-    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB); open it in a browser")
-
-
 def write(run_folder: Path, world_folder: Path | None) -> Path:
-    """Print the cards and write RUN/tokenizers.html. Raises: InputError when the folder is no decoder's run."""
+    """Print the cards and write RUN/tokenizers.html, whose path is returned. Raises: InputError when the folder is no decoder's run."""
     if not (run_folder / "tokenizers").is_dir():
         raise errors.InputError(f"{run_folder}: has no tokenizers/; give a run folder that train.py made with a decoder's config")
     task = files.read_json(run_folder / "run.json")["settings"]["task"]
@@ -53,7 +41,3 @@ def write(run_folder: Path, world_folder: Path | None) -> Path:
     page.write(path, "gemini_mini: what its tokenizers keep",
                f"{report.STYLE}{STYLE}{INTRO}<nav>{links}</nav>{body}<h2>Credits</h2>{report.CREDITS}")
     return path
-
-
-if __name__ == "__main__":
-    errors.run(main)
