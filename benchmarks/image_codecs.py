@@ -5,15 +5,14 @@
 For each picture every codec is given the lowest quality at which its PSNR is at least ours. Headers
 are left out: the bytes of an all-white picture's file, same size and settings, are subtracted. JPEG
 uses its standard Huffman tables, so that they cancel. Ours is codes × log2(codebook) / 8, and beside it
-what an arithmetic coder needs that knows the training pictures' counts of a code after its left and
-upper neighbour (Witten-Bell back-off: both, the left one, none): as codecs have entropy coders too.
+what an arithmetic coder needs, as codecs have entropy coders too: each code costs what image_prior.py's
+decoder, trained on the codes of training pictures, did not foresee of it.
 Photographs are those inside scikit-image's wheel, their shorter side shrunk to 256 pixels: the middle
 128 × 128, whole and cut into tiles. The classifier tells the groups of emoji apart ("animal", "food", ...); it learns from
 real training pictures and their shifted copies, and is asked about originals and their drawings.
 """
 
 import argparse
-import collections
 import io
 import math
 from pathlib import Path
@@ -23,6 +22,7 @@ from PIL import Image
 from skimage import data, metrics
 from sklearn import neural_network
 
+from benchmarks import image_prior
 from data_prep import emoji_world
 from gemini_mini import errors
 from gemini_mini.tasks import image_tokenizer as task
@@ -75,32 +75,6 @@ def quality(name: str, pictures: np.ndarray, drawn: np.ndarray) -> None:
           f"as the mean of pictures, SSIM {np.mean(similar):.3f}")
 
 
-def neighbours(grid: np.ndarray) -> list[tuple[int, int, int]]:
-    """(code above, code to the left, code) of every place; -1 is beyond the border."""
-    padded = np.pad(grid, ((1, 0), (1, 0)), constant_values=-1)
-    return list(zip(padded[:-1, 1:].ravel().tolist(), padded[1:, :-1].ravel().tolist(), grid.ravel().tolist(), strict=True))
-
-
-def coded_bytes(seen: np.ndarray, codes: np.ndarray, num_codes: int) -> float:
-    """Mean bytes a grid of `codes` by the counts of the grids `seen`."""
-    counts, totals, kinds = collections.Counter(), collections.Counter(), collections.Counter()
-    for grid in seen:
-        for above, left, code in neighbours(grid):
-            for context in ((above, left), (left,), ()):
-                kinds[context] += (context, code) not in counts
-                counts[context, code] += 1
-                totals[context] += 1
-    bits = 0.0
-    for grid in codes:
-        for above, left, code in neighbours(grid):
-            chance = 1 / num_codes
-            for context in ((), (left,), (above, left)):
-                if totals[context]:
-                    chance = (counts[context, code] + kinds[context] * chance) / (totals[context] + kinds[context])
-            bits -= math.log2(chance)
-    return bits / 8 / len(codes)
-
-
 def codecs(name: str, pictures: np.ndarray, drawn: np.ndarray, our_bytes: float, coded: float) -> None:
     """Print the bytes each codec needs, mean over pictures, and how the best of them compares with ours."""
     wanted = [task.psnr(*pair) for pair in zip(pictures, drawn, strict=True)]
@@ -141,13 +115,15 @@ def main() -> None:
     parser.add_argument("world", type=Path)
     parser.add_argument("--split", default="valid", choices=("valid", "test_concept"))
     parser.add_argument("--sheet", type=Path, help="PNG of originals above drawings")
+    parser.add_argument("--prior-steps", type=int, default=1000, help="training of the entropy coder")
     args = parser.parse_args()
     tokenizer, world = image.load(args.tokenizer), emoji_world.load(args.world)
     pictures = np.asarray(world.pictures[world.items_in(args.split)])
     photos = photographs()
     tiles = image.to_patches(photos, TILE_PIXELS).reshape(-1, TILE_PIXELS, TILE_PIXELS, 3)
     our_bytes = (TILE_PIXELS // tokenizer.config.patch) ** 2 * math.log2(tokenizer.config.num_codes) / 8
-    seen = image.encode_many(tokenizer, np.asarray(world.pictures[world.items_in("train")]))
+    prior = image_prior.Prior(tokenizer)
+    prior.train(np.asarray(world.pictures[world.items_in("train")]), args.prior_steps)
     for name, originals in ((args.split, pictures), ("photographs", photos), ("tiles", np.asarray(tiles))):
         codes = image.encode_many(tokenizer, originals)
         drawn = image.decode_many(tokenizer, codes)
@@ -156,7 +132,7 @@ def main() -> None:
         print(f"{name}: {np.mean(counts > 0):.1%} of {len(counts)} codes occur, "
               f"perplexity {2 ** task.entropy_bits(counts):.0f}")
         if originals.shape[1] == TILE_PIXELS:
-            codecs(name, originals, drawn, our_bytes, coded_bytes(seen, codes, tokenizer.config.num_codes))
+            codecs(name, originals, drawn, our_bytes, prior.bits(codes).sum(1).mean() / 8)
         if args.sheet:
             few = np.linspace(0, len(originals) - 1, min(12, len(originals))).astype(int)
             sheet = np.concatenate([np.concatenate(list(p[few]), axis=1) for p in (originals, drawn)])
