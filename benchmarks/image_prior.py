@@ -18,7 +18,7 @@ from gemini_mini.tokenizers import image
 from gemini_mini.train import optim
 
 BATCH_PICTURES = 64
-VARIED = 0.7  # share of training pictures that are mirrored, turned and moved
+VARIED = 0.9  # share of training pictures that are mirrored, turned and moved
 
 
 class Prior:
