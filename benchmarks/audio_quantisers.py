@@ -41,6 +41,7 @@ VARIANTS = {
 }
 OPTIM = optim.OptimConfig(kind="muon", lr=3e-3, muon_lr=1e-2, decay=0.6, beta2=0.98, weight_decay=0.01)
 WIDTH = 96
+WINDOW = 64  # codes to either side: all of every clip
 
 
 class Probe(nnx.Module):
@@ -48,7 +49,7 @@ class Probe(nnx.Module):
 
     def __init__(self, inputs: int, num_letters: int, rngs: nnx.Rngs):
         self.embed = nn.param(rngs, (inputs, WIDTH), "V D", inputs**0.5)
-        self.blocks = nnx.List([conformer.Block(WIDTH, 4, 5, 2 * WIDTH, rngs) for _ in range(2)])
+        self.blocks = nnx.List([conformer.Block(WIDTH, 4, WINDOW, 5, 2 * WIDTH, rngs) for _ in range(2)])
         self.letters = nn.param(rngs, (WIDTH, num_letters + 1), "D V", 0.3)
 
     def __call__(self, x, valid, hidden):
@@ -89,7 +90,7 @@ class TrainProbe:
 
     def heard(self, batch: audio_losses.AudioBatch):
         """(what the probe reads, valid frames)."""
-        mel, valid, _, _ = audio.features(batch.samples, batch.num_samples)
+        mel, valid, _, _ = audio.features(batch.samples, batch.num_samples, self.source.model.around)
         return (self.frozen.encode(batch.samples, batch.num_samples) if self.frozen else mel), valid
 
     def loss(self, module: Probe, batch: audio_losses.AudioBatch, key):
@@ -159,7 +160,7 @@ def code_figures(task: audio_tokenizer.TrainAudioTokenizer, path: Path) -> dict[
 
     @jax.jit
     def missed(batch):
-        mel, valid, _, _ = audio.features(batch.samples, batch.num_samples)
+        mel, valid, _, _ = audio.features(batch.samples, batch.num_samples, tokenizer.config.around)
         quantised = tokenizer.codebook()[tokenizer.encode(batch.samples, batch.num_samples)] * valid[..., None]
         return jnp.sum((tokenizer.draw(quantised) - mel) ** 2 * valid[..., None]), valid.sum() * mel.shape[-1]
 

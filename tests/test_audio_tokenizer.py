@@ -19,7 +19,7 @@ from gemini_mini.tasks import audio_tokenizer as task_lib
 from gemini_mini.tokenizers import audio, audio_io, audio_losses, conformer, logmel, vocoder
 
 RATE = 16_000
-SMALL = audio.AudioTokenizerConfig(width=32, heads=2, layers=1, hidden=32, num_codes=64, code_dim=8)
+SMALL = audio.AudioTokenizerConfig(width=32, heads=2, layers=2, around=4, window=3, hidden=32, num_codes=64, code_dim=8)
 TINY = audio.AudioTokenizerConfig(width=16, heads=2, layers=1, hidden=16, num_codes=16, code_dim=4)
 
 
@@ -75,7 +75,8 @@ def test_log_mel_is_that_of_kaldi(samples):
 
 def test_log_mel_has_a_finite_gradient_even_at_silence():
     for samples in (np.zeros((1, 2_000), np.float32), noise(0, 1, 2_000)):
-        gradient = jax.grad(lambda x: audio.features(x, jnp.array([2_000])).mel.std())(jnp.asarray(samples))
+        mix = noise(1, 320)
+        gradient = jax.jit(jax.grad(lambda x: (audio.features(x, jnp.array([2_000]), 4).mel @ mix).sum()))(jnp.asarray(samples))
         assert np.isfinite(gradient).all()
 
 
@@ -93,7 +94,7 @@ def test_a_second_is_25_codes():
 
 @jax.jit
 def encode(tokenizer, samples, num_samples):
-    mel, valid, _, _ = audio.features(samples, num_samples)
+    mel, valid, _, _ = audio.features(samples, num_samples, tokenizer.config.around)
     return tokenizer.encode(samples, num_samples), tokenizer.directions(tokenizer.hidden(mel, valid))
 
 
@@ -114,17 +115,36 @@ def test_padding_changes_no_valid_code(tokenizer):
 
 def test_features_do_not_depend_on_loudness():
     samples = jnp.asarray(8 * noise(0, 1, 16_000))
-    plain, quiet = (np.asarray(audio.features(samples * gain, jnp.array([16_000])).mel) for gain in (1.0, 0.25))
+    features = jax.jit(lambda samples: audio.features(samples, jnp.array([16_000]), 32).mel)
+    plain, quiet = (np.asarray(features(samples * gain)) for gain in (1.0, 0.25))
     # Not exact: the floor shows in the troughs of the noise. Without the mean removed: 1.4 or more.
     assert np.mean(np.abs(plain - quiet)) < 0.01 and np.abs(plain).mean() > 0.5
 
 
+def test_features_are_those_of_what_stands_around_each_code():
+    around, lengths = 8, (400, 5_123, 19_000)  # a clip of one code, one shorter and one longer than what is around a code
+    padded = np.stack([np.pad(noise(i, n) * chirp(n, 1, 3), (0, 20_000 - n), constant_values=1) for i, n in enumerate(lengths)])
+    got = [np.asarray(x, np.float64) for x in jax.jit(audio.features, static_argnums=2)(padded, np.array(lengths), around)]
+    for i, n in enumerate(lengths):
+        mel = reference_log_mel(padded[i, :n])
+        for code in range(audio.num_frames(n)):
+            near = mel[max(0, 4 * (code - around)) : 4 * (code + around + 1)]
+            mean, spread = near.mean(0), np.sqrt(np.mean((near - near.mean(0)) ** 2) + 0.1)
+            here = (mel[4 * code : 4 * code + 4] - mean) / spread
+            np.testing.assert_allclose(got[0][i, code], np.pad(here, ((0, 4 - len(here)), (0, 0))).ravel(), atol=1e-3)
+            np.testing.assert_allclose(got[2][i, code], mean, atol=1e-3)
+            np.testing.assert_allclose(got[3][i, code], spread, atol=1e-3)
+        assert got[1][i].sum() == audio.num_frames(n) and not got[0][i, audio.num_frames(n) :].any()
+
+
+# --- long sound ---
+
+
 @pytest.fixture()
 def short_chunks(monkeypatch):
-    """Chunks of 8 codes with 3 of context, so that a second is long."""
+    """Chunks of 8 codes, so that a second is long; SMALL reaches 16 codes."""
     monkeypatch.setattr(audio, "BUCKETS_SAMPLES", (4_000, 9_500))
     monkeypatch.setattr(audio, "CHUNK_CODES", 8)
-    monkeypatch.setattr(audio, "CONTEXT_CODES", 3)
 
 
 LENGTHS = (400, 4_000, 4_001, 9_500, 9_501, 5_000, 31_337, 26 * 640, 26 * 640 + 240, 26 * 640 + 241)
@@ -139,26 +159,52 @@ def test_encode_many_is_encode_clip(tokenizer, short_chunks):
         assert np.array_equal(codes, audio.encode_clip(tokenizer, clip))
 
 
-def test_a_chunk_is_its_clip_with_context_encoded_alone(tokenizer, short_chunks):
-    clip = noise(3, 20_000)
-    codes = audio.encode_clip(tokenizer, clip)
-    for chunk in range(3):
-        first = max(0, 8 * chunk - 3)
-        alone = clip[640 * first : 640 * (8 * chunk + 8 + 3) + 240]
-        wanted = np.asarray(tokenizer.encode(jnp.asarray(alone[None]), jnp.array([len(alone)])))[0]
-        assert np.array_equal(codes[8 * chunk : 8 * chunk + 8], wanted[8 * chunk - first :][:8])
+def test_a_code_hears_as_far_as_its_reach_and_no_further(tokenizer):
+    reach, samples = tokenizer.config.reach, 80 * 640 + 240
+    assert reach == 4 + 2 + 2 * (3 + 2)  # statistics, strided convolutions, two layers of attention and convolution
+    assert audio.AudioTokenizerConfig().reach == 88  # 3.5 s
+    mix = noise(1, tokenizer.config.code_dim)
+
+    # By gradient, for a change of sound at the edge is so faint that rounding may hide it.
+    @jax.jit
+    @jax.grad
+    def gradient(sound, code):
+        mel, valid, _, _ = audio.features(sound, jnp.array([samples]), tokenizer.config.around)
+        return tokenizer.directions(tokenizer.hidden(mel, valid))[0, code] @ mix
+
+    for code in (18, 40, 55):
+        heard = np.flatnonzero(np.asarray(gradient(jnp.asarray(noise(0, 1, samples)), code)))
+        # A window's first sample counts nothing. Strided convolutions look ahead alone: the past ends two codes earlier.
+        assert heard.min() == 640 * (code - reach + 2) + 1
+        assert heard.max() == 640 * (code + reach + 1) + 240 - 1
 
 
-def test_nothing_beyond_the_context_changes_a_code(tokenizer, short_chunks):
-    clip = noise(3, 40_000)
-    codes = audio.encode_clip(tokenizer, clip)
-    changed = clip.copy()
-    changed[20_000:20_200] += noise(9, 200) * 50
-    same = codes == audio.encode_clip(tokenizer, changed)
-    reached = [chunk for chunk in range(len(codes) // 8 + 1)
-               if 640 * max(0, 8 * chunk - 3) < 20_200 and 640 * (8 * chunk + 11) + 240 > 20_000]
-    outside = np.isin(np.arange(len(codes)) // 8, reached, invert=True)
-    assert same[outside].all() and not same[~outside].all() and outside.sum() > 30
+def test_a_change_out_of_reach_changes_nothing(tokenizer):
+    sound, reach = noise(0, 1, 80 * 640), tokenizer.config.reach
+    changed = sound.copy()
+    changed[0, 40 * 640 : 41 * 640] += 9 * noise(1, 640)
+    count = np.array([80 * 640])
+    before, after = (np.asarray(encode(tokenizer, x, count)[1])[0] for x in (sound, changed))
+    moved = np.abs(after - before).max(-1)
+    distance = np.abs(np.arange(len(moved)) - 40)
+    assert not moved[distance > reach + 1].any()  # windows stand out of the code before the change
+    assert moved[distance <= 6].min() > 1e-3
+
+
+def test_codes_in_chunks_are_those_of_one_piece(tokenizer, short_chunks):
+    clip = noise(3, 60_000) * (1 + chirp(60_000, 1, 5) * 3)
+    whole_codes, whole = (np.asarray(x)[0] for x in encode(tokenizer, clip[None], np.array([len(clip)])))
+    assert np.mean(audio.encode_clip(tokenizer, clip) == whole_codes) >= 0.999
+    assert np.unique(whole_codes).size > 10
+    place = 0
+    for piece in audio.pieces(len(clip), tokenizer.config.reach):
+        part = np.zeros((1, 40 * 640 + 240), np.float32)
+        part[0, : piece.stop - piece.start] = clip[piece.start : piece.stop]
+        _, alone = encode(tokenizer, part, np.array([piece.stop - piece.start]))
+        kept = np.asarray(alone)[0, piece.skip : piece.skip + piece.keep]
+        np.testing.assert_allclose(kept, whole[place : place + piece.keep], atol=1e-4)  # float32, sums in another order
+        place += piece.keep
+    assert place == len(whole) == audio.num_frames(len(clip))
 
 
 @pytest.mark.parametrize("block", [1_000, 7_777, 50_000])
@@ -183,7 +229,7 @@ def test_a_stream_holds_no_more_than_it_needs(tokenizer, short_chunks):
     for part in audio.encode_stream(tokenizer, blocks(), batch_chunks=1):
         codes += len(part)
         # A chunk comes as soon as its context has: at most a block later.
-        assert given <= max(9_500, 640 * (codes + 3) + 240) + 1_000
+        assert given <= max(9_500, 640 * (codes + 16) + 240) + 1_000
     assert codes == audio.num_frames(60_000)
     for bad, match in (([noise(0, 399)], "at least 400"), ([noise(0, 9_000), np.full(9, np.nan, np.float32)], "finite")):
         with pytest.raises(errors.InputError, match=match):
@@ -219,12 +265,34 @@ def test_convolution_sees_its_neighbours_and_no_more():
     assert np.array_equal(jacobian, distance <= kernel // 2)
 
 
+@pytest.mark.parametrize("frames, window", [(12, 3), (13, 3), (9, 20)])
+def test_attention_is_its_definition_within_a_window(frames, window):
+    width, heads = 8, 2
+    layer = conformer.Attention(width, heads, window, nnx.Rngs(0))
+    x, valid = noise(0, 3, frames, width), np.arange(frames)[None] < np.array([frames, max(1, frames - 3), 1])[:, None]
+    got = np.asarray(jax.jit(conformer.Attention.__call__)(layer, x, valid))
+    normal = x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-6)
+    q, k, v = (np.einsum("btd,dnh->btnh", normal, w[...]) for w in (layer.query, layer.key, layer.value))
+    turn = np.exp(1j * np.arange(frames)[:, None] * 10_000.0 ** -np.array([0, 0.5]))[None, :, None]
+    q, k = ((y[..., :2] + 1j * y[..., 2:]) * turn for y in (q, k))  # pairs as complex numbers
+    for row in range(3):
+        for t in np.flatnonzero(valid[row]):
+            seen = [s for s in range(frames) if valid[row, s] and abs(s - t) <= window]
+            wanted = 0
+            for head in range(heads):
+                scores = np.array([(q[row, t, head] * k[row, s, head].conj()).sum().real for s in seen]) / 2
+                weights = np.exp(scores) / np.exp(scores).sum()
+                wanted = wanted + sum(w * v[row, s, head] for w, s in zip(weights, seen)) @ layer.out[...][head]
+            np.testing.assert_allclose(got[row, t], wanted, atol=1e-5)
+
+
 def test_every_layer_ignores_what_is_not_valid():
-    block = conformer.Block(8, 2, 5, 16, nnx.Rngs(0))
+    block = conformer.Block(8, 2, 4, 5, 16, nnx.Rngs(0))
     x, other = noise(0, 1, 12, 8), noise(1, 1, 12, 8)
     valid = jnp.arange(12)[None] < 7
     changed = jnp.where(valid[..., None], x, other)
-    assert np.array_equal(np.asarray(block(jnp.asarray(x), valid))[:, :7], np.asarray(block(changed, valid))[:, :7])
+    run = jax.jit(conformer.Block.__call__)
+    assert np.array_equal(np.asarray(run(block, x, valid))[:, :7], np.asarray(run(block, changed, valid))[:, :7])
 
 
 def test_codebook_starts_spread_and_cannot_be_scaled_away(tokenizer):
@@ -252,6 +320,10 @@ def test_save_and_load(tokenizer, tmp_path):
     files.save_arrays(tmp_path / "other", arrays, {})
     with pytest.raises(errors.InputError, match="no audio tokenizer"):
         audio.load(tmp_path / "other")
+    older = {name: value for name, value in dataclasses.asdict(SMALL).items() if name != "window"}
+    files.save_arrays(tmp_path / "other", arrays, {"config": json.dumps(older)})
+    with pytest.raises(errors.InputError, match="window"):
+        audio.load(tmp_path / "other")
 
 
 def small_batch() -> audio_losses.AudioBatch:
@@ -267,14 +339,14 @@ def trainer() -> audio_losses.AudioTrainer:
 
 def test_targets_are_those_of_the_paper_and_never_trained(trainer):
     config = audio_losses.AudioLossConfig()
-    mel = np.asarray(audio.features(*small_batch()[:2]).mel)
+    mel = np.asarray(audio.features(*small_batch()[:2], 32).mel)
     got = audio_losses.random_targets(jnp.asarray(mel), config)
     projection = np.random.RandomState(1).standard_normal((mel.shape[-1], config.target_dim))
     codebook = np.random.RandomState(2).standard_normal((config.num_targets, config.target_dim))
     z = mel @ projection
     z /= np.linalg.norm(z, axis=-1, keepdims=True) + 1e-9
     codebook /= np.linalg.norm(codebook, axis=-1, keepdims=True)
-    distances = np.linalg.norm(z[..., None, :] - codebook, axis=-1)  # BEST-RQ's equation 1
+    distances = np.linalg.norm(z[..., None, :] - codebook, axis=-1)  # of unit vectors: by cosine, as in USM, section 2.2
     best = np.sort(distances, -1)
     clear = best[..., 1] - best[..., 0] > 1e-4
     assert clear.mean() > 0.7 and np.array_equal(np.asarray(got)[clear], distances.argmin(-1)[clear])
@@ -424,8 +496,9 @@ def test_task_evaluates_and_exports(task, tmp_path):
     exported = audio.load(tmp_path / "audio.safetensors")
     kept = [c.samples / np.float32(32768) for group in task._sort([c for c in task.speech.clips if c.split == "train"])
             for c in group]
-    means = [reference_log_mel(samples).mean(0) for samples in kept]
-    np.testing.assert_allclose(exported.mel_mean[...], np.mean(means, 0), atol=1e-3)
+    # These clips are no longer than what is around a code: each code takes out its whole clip's mean.
+    means, codes = [reference_log_mel(samples).mean(0) for samples in kept], [audio.num_frames(len(s)) for s in kept]
+    np.testing.assert_allclose(exported.mel_mean[...], np.average(means, 0, codes), atol=1e-3)
     clip = noise(0, 9_000)
     assert np.array_equal(audio.encode_clip(audio.load(tmp_path / "audio.safetensors"), clip),
                           audio.encode_clip(module.tokenizer, clip))

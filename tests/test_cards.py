@@ -9,10 +9,11 @@ from flax import nnx
 
 from data_prep import documents, emoji_world
 from gemini_mini import errors, files, stream
+from gemini_mini.cards import audio as audio_card
 from gemini_mini.cards import card, sheet
 from gemini_mini.cards import text as text_card
 from gemini_mini.evals import pictures, text_pieces
-from gemini_mini.tokenizers import audio, image, text
+from gemini_mini.tokenizers import audio, image, logmel, text
 
 SHARES = {"draw": 0.5, "translate": 0.3, "prose": 0.1, "code": 0.1}
 
@@ -107,7 +108,16 @@ class _Links(html.parser.HTMLParser):
         self.headings += [value for name, value in attributes if name == "id"]
 
 
-def test_one_page_shows_three_cards_and_loads_nothing(world, tokenizer, tmp_path, capsys):
+def test_log_mel_is_drawn_with_time_to_the_right_and_pitch_up():
+    seconds = np.arange(16_000) / 16_000
+    tone = np.where(seconds < 0.5, 0, np.sin(2 * np.pi * 500 * seconds)).astype(np.float32)  # silence, then a low tone
+    drawn = audio_card.mel_picture(np.asarray(logmel.log_mel(tone[None]))[0]).sum(-1, dtype=int)
+    assert drawn.shape == (80, 98) and (drawn[:, :40] == drawn[0, 0]).all()
+    assert 50 < drawn[:, 70].argmax() < 70 and drawn.max() > 3 * drawn[0, 0]
+
+
+def test_one_page_shows_three_cards_and_loads_nothing(world, tokenizer, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(audio_card, "NUM_HEARD", 2)
     folder = tmp_path / "run"
     (folder / "tokenizers").mkdir(parents=True)
     files.write_bytes(folder / "tokenizers" / "text.model", tokenizer.model_proto)
@@ -123,7 +133,9 @@ def test_one_page_shows_three_cards_and_loads_nothing(world, tokenizer, tmp_path
     page = _Links()
     page.feed(content)
     assert page.headings == ["text", "images", "sound"]
-    assert len(page.sources) > 10 and all(source.startswith("data:") for source in page.sources)
+    assert len(page.sources) > 10 and sum(source.startswith("data:audio/wav") for source in page.sources) == 2 * 2
+    assert content.count('alt="log-mel of the original"') == content.count('alt="log-mel of the codes"') == 2
+    assert all(source.startswith("data:") for source in page.sources)
     printed = capsys.readouterr().out
     for line in ("strings come back exactly", "PSNR", "codes a second", "1,200"):
         assert line in printed and line in content

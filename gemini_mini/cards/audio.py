@@ -1,15 +1,19 @@
-"""The audio tokenizer's card: how many codes a second, which are used, and clips to hear with their codes."""
+"""The audio tokenizer's card: how many codes a second, which are used, and clips beside what their codes keep."""
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float, Float32, Int32, UInt8
 
 from data_prep import emoji_world
 from gemini_mini import stream
 from gemini_mini.cards import card
 from gemini_mini.decode import page
-from gemini_mini.tokenizers import audio
+from gemini_mini.tokenizers import audio, logmel, vocoder
 
 NUM_HEARD = 6
+CODE_WIDTH = 6  # pixels on the page
+LOUDEST = 5.0  # log energy that is drawn brightest; the darkest is logmel.FLOOR
+COLOURS = np.array([(6, 6, 24), (84, 24, 112), (214, 72, 56), (255, 200, 90), (255, 252, 220)])  # from quiet to loud
 
 
 def make(tokenizer: audio.AudioTokenizer, world: emoji_world.World) -> card.Card:
@@ -29,14 +33,35 @@ def make(tokenizer: audio.AudioTokenizer, world: emoji_world.World) -> card.Card
     heard = []
     for i in shown:
         clip = world.clips[clips[i]]
-        heard.append([f"{page.escape(world.items[clip.item].names[clip.lang])} ({clip.lang})", page.sound(sounds[i]), _strip(codes[i])])
+        heard.append([f"{page.escape(world.items[clip.item].names[clip.lang])} ({clip.lang})", *_beside(tokenizer, sounds[i], codes[i])])
     return card.Card("Sound", facts, [], [
         ("Use of the codes", card.usage_chart(counts, "codes of valid clips")),
-        ("To hear", '<div class="scroll">' + page.table(heard, ("says", "original", "its codes, a colour each")) + "</div>")])
+        ("To see and hear: log-mel energies, low tones below; a colour for each code", '<div class="scroll">'
+         + page.table(heard, ("says", "original", "what its codes keep, made to sound by Griffin-Lim")) + "</div>")])
+
+
+def _beside(
+    tokenizer: audio.AudioTokenizer, samples: Float32[np.ndarray, "samples"], codes: Int32[np.ndarray, "A"]
+) -> tuple[str, str]:
+    """The clip, and what is made of its codes alone: as pictures whose times stand below each other, and as sounds."""
+    mel = np.asarray(logmel.log_mel(jnp.asarray(samples[None])))[0]
+    kept = np.asarray(tokenizer.decode(jnp.asarray(codes[None])))[0]
+    mel = np.pad(mel, ((0, len(kept) - len(mel)), (0, 0)), constant_values=np.log(logmel.FLOOR))
+    drawn, redrawn = (page.picture(mel_picture(x), alt, CODE_WIDTH * len(codes))
+                      for x, alt in ((mel, "log-mel of the original"), (kept, "log-mel of the codes")))
+    return (f"{drawn}<br>{page.sound(samples)}",
+            f"{redrawn}<br>{_strip(codes)}<br>{page.sound(vocoder.from_log_mel(kept))}")
+
+
+def mel_picture(mel: Float[np.ndarray, "frames M"]) -> UInt8[np.ndarray, "M frames 3"]:
+    """Log-mel energies as colours; time runs to the right, pitch up."""
+    loudness = (mel.T[::-1] - np.log(logmel.FLOOR)) / (LOUDEST - np.log(logmel.FLOOR))
+    steps = np.linspace(0, 1, len(COLOURS))
+    return np.stack([np.interp(loudness, steps, channel) for channel in COLOURS.T], -1).round().astype(np.uint8)
 
 
 def _strip(codes: Int32[np.ndarray, "A"]) -> str:
     """A bar per code; hues are spread so that neighbouring numbers differ."""
-    bars = "".join(f'<rect x="{6 * i}" width="6" height="22" fill="hsl({code * 137.508 % 360:.0f} 65% 55%)"><title>{code}</title></rect>'
+    bars = "".join(f'<rect x="{CODE_WIDTH * i}" width="{CODE_WIDTH}" height="22" fill="hsl({code * 137.508 % 360:.0f} 65% 55%)"><title>{code}</title></rect>'
                    for i, code in enumerate(codes.tolist()))
-    return f'<svg width="{6 * len(codes)}" height="22" role="img" aria-label="{len(codes)} codes">{bars}</svg>'
+    return f'<svg width="{CODE_WIDTH * len(codes)}" height="22" role="img" aria-label="{len(codes)} codes">{bars}</svg>'

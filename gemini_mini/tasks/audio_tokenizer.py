@@ -122,13 +122,15 @@ class TrainAudioTokenizer:
                           "codes/perplexity": float(np.exp(-(shares * np.log(shares)).sum()))}
 
     def export(self, module: audio_losses.AudioTrainer, folder: Path) -> None:
-        """Write audio.safetensors, with the statistics of a typical clip; the heads that taught it are dropped."""
-        measure = jax.jit(lambda batch: audio.features(batch.samples, batch.num_samples)[2:])
-        taken = [(mean[:count], spread[:count]) for mean, spread, count in (
-            (*map(np.asarray, measure(jax.tree.map(jnp.asarray, batch))), np.count_nonzero(batch.num_samples))
-            for batch in self.all_batches(("train",)))]
-        mean, spread = (np.concatenate(arrays).mean((0, 1)) for arrays in zip(*taken, strict=True))
-        weights = nn.weights(module.tokenizer) | {"mel_mean": jnp.asarray(mean), "mel_spread": jnp.asarray(spread)}
+        """Write audio.safetensors, with the statistics of typical speech; the heads that taught it are dropped."""
+        @jax.jit
+        def measure(batch):
+            _, valid, mean, spread = audio.features(batch.samples, batch.num_samples, self.model.around)
+            return tuple(jnp.sum(x, (0, 1), where=valid[..., None]) for x in (mean, spread, jnp.ones_like(spread)))
+
+        taken = [measure(jax.tree.map(jnp.asarray, batch)) for batch in self.all_batches(("train",))]
+        mean, spread, count = (sum(parts) for parts in zip(*taken, strict=True))
+        weights = nn.weights(module.tokenizer) | {"mel_mean": mean / count, "mel_spread": spread / count}
         audio.save(nn.with_weights(module.tokenizer, weights), folder / "audio.safetensors")
 
     def batch_tokens(self) -> int:

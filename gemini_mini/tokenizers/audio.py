@@ -6,13 +6,15 @@
 A code is the nearest direction in a codebook, so it needs no scale. The codebook is a frozen
 random matrix times a learned square one: every step moves all codes together and none can die.
 
-Long sound is encoded chunk by chunk, as in USM's chunk-wise attention, but with context:
+Attention, convolution and the statistics of `features` look a fixed way around, so a code hears
+`AudioTokenizerConfig.reach` codes to either side and nothing further away changes it. Long sound is
+encoded chunk by chunk with that much context, in linear time and bounded memory:
 
-    |context| chunk |context|         nothing further away changes a code of the chunk
-            |context| chunk |context|
+    |reach| chunk |reach|         and the codes are those of the whole clip in one piece,
+          |reach| chunk |reach|   up to the rounding of float32
 
-Attention, convolution and the statistics of `features` all stay within a chunk and its context, so
-the cost is linear, memory is bounded, and a stream gives the codes of the whole file.
+USM's chunk-wise attention (section 2.4) stops at the borders of fixed chunks instead, because the
+windows of a deep encoder, stacked, reach further than any clip it learns from. Ours stay at seconds.
 Papers: USM, arXiv 2303.01037; SimVQ, arXiv 2411.02038.
 Next: audio_losses.py, which trains it; audio_io.py, which reads files; vocoder.py.
 """
@@ -38,8 +40,8 @@ MEL_PER_CODE = 4
 CODES_PER_S = logmel.SAMPLE_RATE_HZ / logmel.HOP_SAMPLES / MEL_PER_CODE
 # Lengths that clips are padded to (0.9 to 7.2 s): few shapes, few compilations.
 BUCKETS_SAMPLES = (14_400, 28_800, 57_600, 115_200)
-# Longer sound is cut into chunks of 5 s, each encoded with 1 s of context on either side.
-CHUNK_CODES, CONTEXT_CODES = 125, 25
+# Longer sound is cut into chunks of 10 s.
+CHUNK_CODES = 250
 SAMPLES_PER_CODE = MEL_PER_CODE * logmel.HOP_SAMPLES
 
 
@@ -50,6 +52,8 @@ class AudioTokenizerConfig:
     width: int = 128
     heads: int = 4
     layers: int = 3
+    around: int = 32  # codes to either side whose mean and spread `features` takes out: 2.6 s in all
+    window: int = 16  # codes to either side that a layer attends to
     kernel: int = 5
     hidden: int = 256
     num_codes: int = 256
@@ -59,6 +63,15 @@ class AudioTokenizerConfig:
         if self.width % self.heads or self.width // self.heads % 2:
             raise errors.InputError(f"audio tokenizer: width must be an even multiple of heads, got {self.width} "
                                     f"and {self.heads}")
+        if self.window < 1 or self.around < 1 or self.around & (self.around - 1):
+            raise errors.InputError(f"audio tokenizer: window must be at least 1 code and around a power of two, got "
+                                    f"{self.window} and {self.around}")
+
+    @property
+    def reach(self) -> int:
+        """How many codes away sound may stand and still change a code."""
+        ahead = 9 // MEL_PER_CODE  # the strided convolutions read ten mel frames, from a code's first
+        return self.around + ahead + self.layers * (self.window + self.kernel // 2)
 
 
 def num_frames(num_samples):
@@ -82,25 +95,41 @@ class Features(NamedTuple):
 
     mel: Float[Array, "B A mel"]
     valid: Bool[Array, "B A"]
-    mean: Float[Array, "B 1 M"]
-    spread: Float[Array, "B 1 1"]
+    mean: Float[Array, "B A M"]
+    spread: Float[Array, "B A 1"]
 
 
-def features(samples: Float[Array, "B samples"], num_samples: Int[Array, "B"]) -> Features:
-    """Log-mel with the mean of each bin and the spread of the whole clip taken out.
+def features(samples: Float[Array, "B samples"], num_samples: Int[Array, "B"], around: int) -> Features:
+    """Log-mel with the mean of each bin and the spread of all bins around each code taken out.
 
-    Taking the clip's own mean out removes much of voice and microphone; zeros stand past the end.
+    They are measured over `around` codes to either side, a power of two, as far as the clip goes. Taking
+    the mean out removes much of voice and microphone; zeros stand past the end.
     """
     mel = logmel.log_mel(samples)
     mel = jnp.pad(mel, ((0, 0), (0, -mel.shape[1] % MEL_PER_CODE), (0, 0)))
-    count = logmel.num_frames(num_samples)
-    inside = (jnp.arange(mel.shape[1])[None] < count[:, None])[..., None]
-    total = jnp.maximum(count, 1).astype(mel.dtype)[:, None, None]
-    mean = jnp.sum(mel, 1, keepdims=True, where=inside) / total
-    centred = jnp.where(inside, mel - mean, 0.0)
-    spread = jnp.sqrt(jnp.sum(centred**2, (1, 2), keepdims=True) / (total * logmel.NUM_MEL) + 0.1)
-    mel = (centred / spread).reshape(mel.shape[0], -1, MEL_PER_CODE * logmel.NUM_MEL)
-    return Features(mel, jnp.arange(mel.shape[1])[None] < num_frames(num_samples)[:, None], mean, spread)
+    inside = (jnp.arange(mel.shape[1])[None] < logmel.num_frames(num_samples)[:, None])[..., None]
+    mel = jnp.where(inside, mel, 0.0).reshape(mel.shape[0], -1, MEL_PER_CODE, logmel.NUM_MEL)
+    inside = inside.reshape(*mel.shape[:3], 1)
+    count = jnp.maximum(_sum_around(jnp.sum(inside, 2, dtype=mel.dtype), around), 1.0)
+    mean = _sum_around(jnp.sum(mel, 2), around) / count
+    square = _sum_around(jnp.sum(mel**2, (2, 3))[..., None], around) / (count * logmel.NUM_MEL)
+    variance = jnp.maximum(square - jnp.mean(mean**2, -1, keepdims=True), 0.0)
+    spread = jnp.sqrt(variance + 0.1)
+    mel = jnp.where(inside, (mel - mean[:, :, None]) / spread[:, :, None], 0.0)
+    return Features(mel.reshape(*mel.shape[:2], -1), inside[:, :, 0, 0], mean, spread)
+
+
+def _sum_around(x: Float[Array, "B A M"], around: int) -> Float[Array, "B A M"]:
+    """Sums over `around` codes to either side, zeros outside; the same wherever a clip is cut.
+
+    Doubling: the sums of 2n are those of n and those of n that follow. No running total is kept,
+    for its rounding would depend on all that came before.
+    """
+    padded = jnp.pad(x, ((0, 0), (around, around), (0, 0)))
+    total, length = padded, 1
+    while length < 2 * around:
+        total, length = total[:, :-length] + total[:, length:], 2 * length
+    return total[:, :-1] + padded[:, length:]
 
 
 class AudioTokenizer(nnx.Module):
@@ -111,7 +140,7 @@ class AudioTokenizer(nnx.Module):
         self.halve = conformer.Subsample(logmel.NUM_MEL, config.width, rngs)
         self.halve_again = conformer.Subsample(config.width, config.width, rngs)
         self.blocks = nnx.List([
-            conformer.Block(config.width, config.heads, config.kernel, config.hidden, rngs)
+            conformer.Block(config.width, config.heads, config.window, config.kernel, config.hidden, rngs)
             for _ in range(config.layers)
         ])
         self.project = nn.param(rngs, (config.width, config.code_dim), "D Z")
@@ -148,8 +177,9 @@ class AudioTokenizer(nnx.Module):
         """Codes at 25 per second; row i holds `num_frames(num_samples[i])` of them, then zeros.
 
         Padding may hold anything: what stands behind `num_samples` changes no valid code.
+        The cost is linear in the samples, and so is the memory: `encode_stream` bounds it.
         """
-        mel, valid, _, _ = features(samples, num_samples)
+        mel, valid, _, _ = features(samples, num_samples, self.config.around)
         return jnp.where(valid, self.nearest(self.directions(self.hidden(mel, valid))), 0).astype(jnp.int32)
 
     def draw(self, quantised: Float[Array, "B A Z"]) -> Float[Array, "B A mel"]:
@@ -172,20 +202,24 @@ class Piece(NamedTuple):
     keep: int
 
 
-def _chunk(index: int, num_samples: int) -> Piece:
+def _chunk(index: int, num_samples: int, reach: int) -> Piece:
     """Chunk `index` of a long clip that ends at `num_samples`."""
     first = index * CHUNK_CODES
-    skip = min(first, CONTEXT_CODES)
-    reach = (first + CHUNK_CODES + CONTEXT_CODES) * SAMPLES_PER_CODE + logmel.WINDOW_SAMPLES - logmel.HOP_SAMPLES
-    return Piece((first - skip) * SAMPLES_PER_CODE, min(reach, num_samples), skip,
+    skip = min(first, reach)
+    return Piece((first - skip) * SAMPLES_PER_CODE, min(_samples_of(first + CHUNK_CODES + reach), num_samples), skip,
                  min(CHUNK_CODES, num_frames(num_samples) - first))
 
 
-def pieces(num_samples: int) -> list[Piece]:
+def _samples_of(codes: int) -> int:
+    """Samples that `codes` codes are made of: the windows of their last mel frames stand out."""
+    return codes * SAMPLES_PER_CODE + logmel.WINDOW_SAMPLES - logmel.HOP_SAMPLES
+
+
+def pieces(num_samples: int, reach: int) -> list[Piece]:
     """What is encoded of a clip: all of it when it fits the last bucket, else chunks with context."""
     if num_samples <= BUCKETS_SAMPLES[-1]:
         return [Piece(0, num_samples, 0, num_frames(num_samples))]
-    return [_chunk(index, num_samples) for index in range(-(-num_frames(num_samples) // CHUNK_CODES))]
+    return [_chunk(index, num_samples, reach) for index in range(-(-num_frames(num_samples) // CHUNK_CODES))]
 
 
 def encode_clip(tokenizer: AudioTokenizer, samples: Float32[np.ndarray, "samples"]) -> Int32[np.ndarray, "A"]:
@@ -201,15 +235,15 @@ def encode_many(
 ) -> list[Int32[np.ndarray, "_"]]:
     """Codes of each clip; what is longer than the last bucket is encoded in chunks with context.
 
-    Pieces of a like length share a batch; memory is bounded by `batch_clips` of the last bucket.
+    Pieces of a like length share a batch; memory is bounded by `batch_clips` chunks.
     Raises: InputError as `encode_clip`.
     """
     waiting: dict[int, list[tuple[int, Piece]]] = {}  # bucket -> (clip, piece)
     for index, clip in enumerate(clips):
         _check_length(len(clip))
         _check_finite(clip)
-        for piece in pieces(len(clip)):
-            bucket = next(bucket for bucket in BUCKETS_SAMPLES if bucket >= piece.stop - piece.start)
+        for piece in pieces(len(clip), tokenizer.config.reach):
+            bucket = next(bucket for bucket in _buckets(tokenizer) if bucket >= piece.stop - piece.start)
             waiting.setdefault(bucket, []).append((index, piece))
     joined: list[dict[int, np.ndarray]] = [{} for _ in clips]
     for bucket, places in waiting.items():
@@ -226,15 +260,16 @@ def encode_stream(
 ) -> Iterator[Int32[np.ndarray, "_"]]:
     """Codes of sound that arrives in blocks of any size, in order; together those of `encode_clip`.
 
-    Nothing is held but the samples of the chunks under way: codes come 6 s behind the sound with
-    `batch_chunks` of 1, and faster per second of sound with more.
+    Nothing is held but the samples of the chunks under way: codes come a chunk and its context behind
+    the sound with `batch_chunks` of 1, and faster per second of sound with more.
     Raises: InputError as `encode_clip`.
     """
+    reach = tokenizer.config.reach
     held, held_from, received, index = np.zeros(0, np.float32), 0, 0, 0
     ready: list[tuple[np.ndarray, Piece]] = []
 
     def encoded() -> Iterator[np.ndarray]:
-        codes = _encode_pieces(tokenizer, ready, BUCKETS_SAMPLES[-1], batch_chunks)
+        codes = _encode_pieces(tokenizer, ready, _buckets(tokenizer)[-1], batch_chunks)
         ready.clear()
         yield from codes
 
@@ -243,10 +278,10 @@ def encode_stream(
         held = np.concatenate([held, block])
         received += len(block)
         # Only what is longer than the last bucket is cut; a chunk is ready when its context is there.
-        while received > BUCKETS_SAMPLES[-1] and (piece := _chunk(index, received)).stop < received:
+        while received > BUCKETS_SAMPLES[-1] and (piece := _chunk(index, received, reach)).stop < received:
             ready.append((held[piece.start - held_from : piece.stop - held_from].copy(), piece))
             index += 1
-            start = _chunk(index, received).start
+            start = _chunk(index, received, reach).start
             held, held_from = held[start - held_from :], start
             if len(ready) == batch_chunks:
                 yield from encoded()
@@ -254,12 +289,17 @@ def encode_stream(
     if received <= BUCKETS_SAMPLES[-1]:
         yield encode_clip(tokenizer, held)
         return
-    for piece in pieces(received)[index:]:
+    for piece in pieces(received, reach)[index:]:
         ready.append((held[piece.start - held_from : piece.stop - held_from], piece))
         if len(ready) == batch_chunks:
             yield from encoded()
     if ready:
         yield from encoded()
+
+
+def _buckets(tokenizer: AudioTokenizer) -> tuple[int, ...]:
+    """Lengths that pieces are padded to, in samples; the last is that of a chunk with its context."""
+    return (*BUCKETS_SAMPLES, max(BUCKETS_SAMPLES[-1], _samples_of(CHUNK_CODES + 2 * tokenizer.config.reach)))
 
 
 def _check_length(num_samples: int) -> None:
@@ -299,7 +339,11 @@ def load(path: str | Path) -> AudioTokenizer:
     """Read what `save` wrote. Raises: InputError when it is missing, damaged or of another shape."""
     arrays, meta = files.load_arrays(path)
     try:
-        config = AudioTokenizerConfig(**json.loads(meta["config"]))
+        settings = json.loads(meta["config"])
+        config = AudioTokenizerConfig(**settings)
+        missing = dataclasses.asdict(config).keys() - settings.keys()
+        if missing:  # a default would make other codes of the same weights
+            raise KeyError(*sorted(missing))
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise errors.InputError(f"{path}: is no audio tokenizer of this version ({error}); train it again") from None
     shape = jax.eval_shape(lambda: AudioTokenizer(config, nnx.Rngs(0)))

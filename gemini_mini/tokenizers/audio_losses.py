@@ -79,14 +79,14 @@ class AudioTrainer(nnx.Module):
 
     def read(self, samples: Float[Array, "B samples"], num_samples: Int[Array, "B"]):
         """(codes, best letter of each frame, valid): CTC's greedy reading of the codes alone."""
-        mel, valid, _, _ = audio.features(samples, num_samples)
+        mel, valid, _, _ = audio.features(samples, num_samples, self.tokenizer.config.around)
         codes = self.tokenizer.nearest(self.tokenizer.directions(self.tokenizer.hidden(mel, valid)))
         return codes, jnp.argmax(self.letter_logits(self.tokenizer.codebook()[codes]), -1), valid
 
     def loss(self, batch: AudioBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The joint loss, and its parts as means over what they are about."""
         config = self.config
-        mel, valid, _, _ = audio.features(batch.samples, batch.num_samples)
+        mel, valid, _, _ = audio.features(batch.samples, batch.num_samples, self.tokenizer.config.around)
         masked = random_spans(key, valid, config)
         hidden = self.tokenizer.hidden(jnp.where(masked[..., None], self.masked[...][None, None], mel), valid)
         frames = valid.sum()

@@ -1,13 +1,15 @@
-"""A small Conformer: attention looks everywhere, convolution looks nearby, each between half MLPs.
+"""A small Conformer: attention looks around, convolution looks nearby, each between half MLPs.
 
     x + MLP/2 -> + attention -> + convolution -> + MLP/2 -> norm
 
 Convolutions are sums of shifted copies: XLA's own are several times slower on a CPU. Frames
 beyond the end of a clip are zeroed before anything looks sideways, so padding changes nothing.
-Attention is over all that is handed in, and knows distances alone: queries and keys are rotated by
-their positions, so only differences of positions remain. Long sound comes in chunks (audio.py).
+A frame attends to those at most `window` away. Blocks of `window` queries meet their own keys and
+those of the blocks beside them: linear cost, and no array of all pairs. Queries and keys are
+rotated by their places there, so only distances count, and those of an hour are as exact as the first.
 Paper: Gulati et al. 2020, arXiv 2005.08100. We use RMSNorm for layer and batch norm, rotary
-positions for those of Transformer-XL, and gated MLPs.
+positions for those of Transformer-XL, and gated MLPs. Attention is local as in the BEST-RQ
+pretraining of USM (arXiv 2303.01037, section 2.4).
 Next: audio.py, which turns the output into codes.
 """
 
@@ -39,10 +41,11 @@ class Subsample(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention over the valid frames of a clip."""
+    """Multi-head self-attention of each frame to the valid ones at most `window` away."""
 
-    def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, window: int, rngs: nnx.Rngs):
         shape = (width, heads, width // heads)
+        self.window = window
         self.norm = nn.RMSNorm(width)
         self.query = nn.param(rngs, shape, "D N H", heads**0.5)  # the fan in is D alone
         self.key = nn.param(rngs, shape, "D N H", heads**0.5)
@@ -50,19 +53,38 @@ class Attention(nnx.Module):
         self.out = nn.param(rngs, (heads, width // heads, width), "N H D")
 
     def __call__(self, x: Float[Array, "B A D"], valid: Bool[Array, "B A"]) -> Float[Array, "B A D"]:
+        rows, frames, width = x.shape
+        size, beside = (frames, 0) if frames <= 4 * self.window else (self.window, 1)
         x = self.norm(x)
-        positions = jnp.broadcast_to(jnp.arange(x.shape[1])[None], x.shape[:2])
-        q, k, v = (self._heads(x, weight) for weight in (self.query, self.key, self.value))
-        q, k = nn.rope(q, positions), nn.rope(k, positions)
+        q, k, v = (_blocks(self._heads(x, weight), size) for weight in (self.query, self.key, self.value))
+        seen = _blocks(1.0 * valid[..., None, None], size)
+        k, v, seen = (_with_neighbours(part, rows, beside) for part in (k, v, seen))
+        q_place, k_place = jnp.arange(size), jnp.arange(k.shape[1]) - beside * size
+        near = jnp.abs(q_place[:, None] - k_place[None]) <= self.window
+        near = near[None, None] & (seen[:, None, None, :, 0, 0] > 0)
+        q = nn.rope(q, jnp.broadcast_to(q_place[None], q.shape[:2]))
+        k = nn.rope(k, jnp.broadcast_to(k_place[None], k.shape[:2]))
         scores = jnp.einsum("banh,bcnh->bnac", q, k) * q.shape[-1] ** -0.5
-        weights = jax.nn.softmax(jnp.where(valid[:, None, None], scores, -1e9), axis=-1)
-        mixed = jnp.einsum("bnac,bcnh->banh", weights, v)
-        return (mixed.reshape(-1, x.shape[-1]) @ self.out[...].reshape(x.shape[-1], -1)).reshape(x.shape)
+        weights = jax.nn.softmax(jnp.where(near, scores, -1e9), axis=-1)
+        mixed = jnp.einsum("bnac,bcnh->banh", weights, v).reshape(rows, -1, width)[:, :frames]
+        return (mixed.reshape(-1, width) @ self.out[...].reshape(width, -1)).reshape(x.shape)
 
     def _heads(self, x: Float[Array, "B A D"], weight: nnx.Param) -> Float[Array, "B A N H"]:
         """One product of two matrices, as `nn.linear`."""
         flat = x.reshape(-1, x.shape[-1]) @ weight[...].reshape(x.shape[-1], -1)
         return flat.reshape(*x.shape[:2], *weight.shape[1:])
+
+
+def _blocks(x: Float[Array, "B A N H"], size: int) -> Float[Array, "blocks size N H"]:
+    """Every `size` frames as a row of their own; zeros fill the last."""
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % size), (0, 0), (0, 0)))
+    return x.reshape(-1, size, *x.shape[2:])
+
+
+def _with_neighbours(x: Float[Array, "blocks size N H"], rows: int, beside: int) -> Float[Array, "blocks keys N H"]:
+    """Each block between the `beside` blocks before it and those behind it in its row."""
+    copies = neighbours(x.reshape(rows, x.shape[0] // rows, -1), 1 + 2 * beside)
+    return jnp.concatenate([copy.reshape(x.shape) for copy in copies], axis=1)
 
 
 class Convolution(nnx.Module):
@@ -88,9 +110,9 @@ class Convolution(nnx.Module):
 class Block(nnx.Module):
     """One Conformer block."""
 
-    def __init__(self, width: int, heads: int, kernel: int, hidden: int, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, window: int, kernel: int, hidden: int, rngs: nnx.Rngs):
         self.norm_before, self.before = nn.RMSNorm(width), nn.MLP(width, hidden, rngs)
-        self.attention = Attention(width, heads, rngs)
+        self.attention = Attention(width, heads, window, rngs)
         self.convolution = Convolution(width, kernel, rngs)
         self.norm_after, self.after = nn.RMSNorm(width), nn.MLP(width, hidden, rngs)
         self.norm = nn.RMSNorm(width)

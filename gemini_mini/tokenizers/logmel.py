@@ -4,8 +4,8 @@
 
 Only frames that lie wholly inside the clip count, so padding behind a clip changes nothing.
 Frames are made by shifting and stacking hops, not by gathering: 400 = 2.5 hops of 160.
-Papers: BEST-RQ (arXiv 2202.01855), the pretraining of USM (arXiv 2303.01037), reads 80 bins every
-10 ms. Encoders of USM's kind published since read 128; with this FFT one of those would be empty.
+Paper: USM (arXiv 2303.01037, section 2.7) reads 128 bins; with this FFT one of those would be empty,
+so here they are 80.
 Next: conformer.py, which reads the frames.
 """
 
