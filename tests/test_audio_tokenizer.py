@@ -20,6 +20,7 @@ from gemini_mini.tokenizers import audio, audio_io, audio_losses, conformer, log
 
 RATE = 16_000
 SMALL = audio.AudioTokenizerConfig(width=32, heads=2, layers=2, around=4, window=3, hidden=32, num_codes=64, code_dim=8)
+ONE_LAYER = dataclasses.replace(SMALL, layers=1)
 TINY = audio.AudioTokenizerConfig(width=16, heads=2, layers=1, hidden=16, num_codes=16, code_dim=4)
 
 
@@ -74,10 +75,10 @@ def test_log_mel_is_that_of_kaldi(samples):
 
 
 def test_log_mel_has_a_finite_gradient_even_at_silence():
+    mix = noise(1, 320)
+    gradient = jax.jit(jax.grad(lambda x: (audio.features(x, jnp.array([2_000]), 4).mel @ mix).sum()))
     for samples in (np.zeros((1, 2_000), np.float32), noise(0, 1, 2_000)):
-        mix = noise(1, 320)
-        gradient = jax.jit(jax.grad(lambda x: (audio.features(x, jnp.array([2_000]), 4).mel @ mix).sum()))(jnp.asarray(samples))
-        assert np.isfinite(gradient).all()
+        assert np.isfinite(gradient(samples)).all()
 
 
 @pytest.mark.parametrize("num_samples", [0, 399, 400, 559, 560, 1_039, 1_040, 16_000, 57_600])
@@ -241,10 +242,10 @@ def test_an_hour_is_encoded_fast():
     tokenizer = audio.AudioTokenizer(audio.AudioTokenizerConfig(), nnx.Rngs(0))
     minute = noise(0, 60 * RATE)
     list(audio.encode_stream(tokenizer, [minute]))  # compiles
-    start = time.perf_counter()
+    start = time.process_time()
     codes = sum(map(len, audio.encode_stream(tokenizer, (minute for _ in range(60)))))
     assert codes == audio.num_frames(3_600 * RATE)
-    assert 3_600 / (time.perf_counter() - start) > 20  # times real time; 50 and more on two idle cores
+    assert 3_600 / (time.process_time() - start) > 50  # times real time on one core; some 500 is usual
 
 
 def test_silence_is_legal_and_too_short_is_not(tokenizer):
@@ -334,7 +335,7 @@ def small_batch() -> audio_losses.AudioBatch:
 
 @pytest.fixture(scope="module")
 def trainer() -> audio_losses.AudioTrainer:
-    return audio_losses.AudioTrainer(SMALL, audio_losses.AudioLossConfig(), 5, nnx.Rngs(0))
+    return audio_losses.AudioTrainer(ONE_LAYER, audio_losses.AudioLossConfig(), 5, nnx.Rngs(0))
 
 
 def test_targets_are_those_of_the_paper_and_never_trained(trainer):
@@ -381,7 +382,7 @@ def test_padding_and_empty_rows_change_no_loss(trainer):
         jnp.concatenate([jnp.pad(batch.samples, ((0, 0), (0, 8_000))), noise(5, 2, 22_400)]),
         jnp.append(batch.num_samples, jnp.array([0, 0])), jnp.pad(batch.letters, ((0, 2), (0, 3))))
     quiet = dataclasses.replace(trainer.config, mask_start=0.0)
-    module = audio_losses.AudioTrainer(SMALL, quiet, 5, nnx.Rngs(0))
+    module = audio_losses.AudioTrainer(ONE_LAYER, quiet, 5, nnx.Rngs(0))
     loss = jax.jit(audio_losses.AudioTrainer.loss)
     padded = loss(module, longer, jax.random.key(0))[1]
     for name, value in loss(module, batch, jax.random.key(0))[1].items():
@@ -390,7 +391,7 @@ def test_padding_and_empty_rows_change_no_loss(trainer):
 
 @pytest.mark.slow
 def test_one_batch_can_be_learnt_by_heart():
-    module = audio_losses.AudioTrainer(SMALL, audio_losses.AudioLossConfig(mask_start=0.0), 5, nnx.Rngs(0))
+    module = audio_losses.AudioTrainer(ONE_LAYER, audio_losses.AudioLossConfig(mask_start=0.0), 5, nnx.Rngs(0))
     weights, batch = nn.weights(module), small_batch()
     optimizer = optax.adam(3e-3)
 

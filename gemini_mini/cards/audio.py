@@ -11,7 +11,7 @@ from gemini_mini.decode import page
 from gemini_mini.tokenizers import audio, logmel, vocoder
 
 NUM_HEARD = 6
-CODE_WIDTH = 6  # pixels on the page
+CODE_WIDTH = 8  # pixels on the page
 LOUDEST = 5.0  # log energy that is drawn brightest; the darkest is logmel.FLOOR
 COLOURS = np.array([(6, 6, 24), (84, 24, 112), (214, 72, 56), (255, 200, 90), (255, 252, 220)])  # from quiet to loud
 
@@ -33,7 +33,8 @@ def make(tokenizer: audio.AudioTokenizer, world: emoji_world.World) -> card.Card
     heard = []
     for i in shown:
         clip = world.clips[clips[i]]
-        heard.append([f"{page.escape(world.items[clip.item].names[clip.lang])} ({clip.lang})", *_beside(tokenizer, sounds[i], codes[i])])
+        said = f"{page.escape(world.items[clip.item].names[clip.lang])} ({clip.lang})"
+        heard.append([said, *_beside(tokenizer, sounds[i], codes[i])])
     return card.Card("Sound", facts, [], [
         ("Use of the codes", card.usage_chart(counts, "codes of valid clips")),
         ("To see and hear: log-mel energies, low tones below; a colour for each code", '<div class="scroll">'

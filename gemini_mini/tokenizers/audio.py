@@ -256,12 +256,12 @@ def encode_many(
 
 
 def encode_stream(
-    tokenizer: AudioTokenizer, blocks: Iterable[Float32[np.ndarray, "_"]], batch_chunks: int = 8
+    tokenizer: AudioTokenizer, blocks: Iterable[Float32[np.ndarray, "_"]], batch_chunks: int = 1
 ) -> Iterator[Int32[np.ndarray, "_"]]:
     """Codes of sound that arrives in blocks of any size, in order; together those of `encode_clip`.
 
-    Nothing is held but the samples of the chunks under way: codes come a chunk and its context behind
-    the sound with `batch_chunks` of 1, and faster per second of sound with more.
+    Nothing is held but the samples of the chunks under way: codes come `batch_chunks` chunks and the
+    context of the last behind the sound. More than one at once is no faster on a CPU, and may be elsewhere.
     Raises: InputError as `encode_clip`.
     """
     reach = tokenizer.config.reach
