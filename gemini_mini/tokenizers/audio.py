@@ -343,7 +343,7 @@ def load(path: str | Path) -> AudioTokenizer:
         config = AudioTokenizerConfig(**settings)
         missing = dataclasses.asdict(config).keys() - settings.keys()
         if missing:  # a default would make other codes of the same weights
-            raise KeyError(*sorted(missing))
+            raise KeyError(", ".join(sorted(missing)))
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise errors.InputError(f"{path}: is no audio tokenizer of this version ({error}); train it again") from None
     shape = jax.eval_shape(lambda: AudioTokenizer(config, nnx.Rngs(0)))

@@ -5,7 +5,7 @@
 Convolutions are sums of shifted copies: XLA's own are several times slower on a CPU. Frames
 beyond the end of a clip are zeroed before anything looks sideways, so padding changes nothing.
 A frame attends to those at most `window` away. Blocks of `window` queries meet their own keys and
-those of the blocks beside them: linear cost, and no array of all pairs. Queries and keys are
+those of the blocks beside them: linear cost, and no array of all pairs of a long clip. Queries and keys are
 rotated by their places there, so only distances count, and those of an hour are as exact as the first.
 Paper: Gulati et al. 2020, arXiv 2005.08100. We use RMSNorm for layer and batch norm, rotary
 positions for those of Transformer-XL, and gated MLPs. Attention is local as in the BEST-RQ
@@ -54,6 +54,7 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Float[Array, "B A D"], valid: Bool[Array, "B A"]) -> Float[Array, "B A D"]:
         rows, frames, width = x.shape
+        # A short clip is one block: all its pairs cost less than the keys of blocks beside.
         size, beside = (frames, 0) if frames <= 4 * self.window else (self.window, 1)
         x = self.norm(x)
         q, k, v = (_blocks(self._heads(x, weight), size) for weight in (self.query, self.key, self.value))
