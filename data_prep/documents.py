@@ -14,7 +14,7 @@ documents use too. Both speak through the same few functions, so they cannot dri
 Next: phrases.py for the words, gemini_mini/stream.py for the parts.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +68,11 @@ def examples(world: World, task: str, split: str) -> list[Example]:
     return [found[i] for i in order]
 
 
+def valid(world: World) -> dict[str, list[Document]]:
+    """The questions of the valid split with their answers, as training documents."""
+    return {task: [example.prompt + example.answer for example in examples(world, task, "valid")] for task in TASKS}
+
+
 class Read(NamedTuple):
     """What a decoder reads of one source, for each id it reads of all sources."""
 
@@ -77,14 +82,19 @@ class Read(NamedTuple):
 
 
 def read(world: World, shares: Mapping[str, float], seed: int) -> dict[str, Read]:
-    """`shares` are the parts of all rows that each source gets. Ids of text are about a third of its bytes.
+    """`shares` are the parts of all rows that each source gets, as in `read_all`."""
+    return read_all({name: source(world, name, seed) for name in sorted(shares) if shares[name]}, shares)
+
+
+def read_all(sources: Mapping[str, Iterable[Document]], shares: Mapping[str, float]) -> dict[str, Read]:
+    """What is read of each source's documents. Ids of text are about a third of its bytes.
 
     A row of drawings holds less text than a row of prose, so a source's text counts by its part of an id.
     """
     found = {}
-    for name in sorted(name for name, share in shares.items() if share):
+    for name, docs in sources.items():
         texts, others = [], 0.0
-        for part in (part for document in source(world, name, seed) for part in document):
+        for part in (part for document in docs for part in document):
             if isinstance(part, Text):
                 texts.append(part.text)
             else:
@@ -109,10 +119,14 @@ def text_sample(
     for lang in languages:
         table += [*phrases.MOTION[lang].values(), *phrases.DIGIT_WORDS[lang].split()]
     table = [text.replace("{name}", "").replace("{digit}", "7").strip() for text in table]
+    return table + sample(read(world, shares, seed), _num_bytes(table) * (1 / TABLE_SHARE - 1), seed)
+
+
+def sample(sources: Mapping[str, Read], num_bytes: float, seed: int) -> list[str]:
+    """About `num_bytes` of text, of each source its part."""
     rng = np.random.default_rng([seed, 0])
-    sources = {name: found for name, found in read(world, shares, seed).items() if found.num_bytes}
-    passes = _num_bytes(table) * (1 / TABLE_SHARE - 1) / max(1e-9, sum(found.num_bytes for found in sources.values()))
-    return table + [text for found in sources.values() for text in _repeat(found.texts, passes * found.num_bytes, rng)]
+    passes = num_bytes / max(1e-9, sum(found.num_bytes for found in sources.values()))
+    return [text for found in sources.values() for text in _repeat(found.texts, passes * found.num_bytes, rng)]
 
 
 def _repeat(texts: list[str], num_bytes: float, rng: np.random.Generator) -> Iterator[str]:

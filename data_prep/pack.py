@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import documents, emoji_world, phrases
+from data_prep import documents, own_documents, phrases, worlds
 from gemini_mini import errors, files, progress, stream
 from gemini_mini.data import rows
 from gemini_mini.tokenizers import bundle
@@ -27,24 +27,26 @@ def build(world_folder: Path, tokenizer_paths: tuple[Path, Path, Path], row_toke
     """Write out/train and out/valid, unless the same rows are there."""
     tokenizers = bundle.load(*tokenizer_paths)
     inputs = {"world": files.built_key(world_folder), "vocabulary": tokenizers.vocab.fingerprint,
-              "row_tokens": row_tokens, "code": files.code_hash(documents, phrases, rows, stream)}
+              "row_tokens": row_tokens, "code": files.code_hash(documents, own_documents, phrases, rows, stream)}
 
     def make(folder: Path) -> None:
-        world = emoji_world.load(world_folder)
+        reader, world = worlds.load(world_folder)
         known = {}  # codes by content: many sources show the same pictures and sounds
-        train = {name: documents.source(world, name, SEED, VARIANTS.get(name, 1)) for name in documents.SOURCES}
-        valid = {task: [e.prompt + e.answer for e in documents.examples(world, task, "valid")] for task in documents.TASKS}
+        train = {name: reader.source(world, name, SEED, VARIANTS.get(name, 1)) for name in reader.SOURCES}
+        valid = reader.valid(world)
         with progress.bar("packing", len(train) + len(valid), "sources") as bar:
             for split, sources in (("train", train), ("valid", valid)):
                 rendered = {}
                 for name, docs in sources.items():
-                    rendered[name] = render(docs, tokenizers, row_tokens, known)
+                    rendered[name], too_long = render(docs, tokenizers, row_tokens, known)
+                    if too_long:
+                        print(f"  {name}: {too_long} documents are left out, for they do not fit a row of {row_tokens} ids "
+                              "(--row-tokens, and the config's context_tokens)")
                     bar.advance(source=name)
                 (folder / split).mkdir()
-                kept = {name: docs for name, docs in rendered.items() if docs}
-                rows.write(folder / split, kept, row_tokens, tokenizers.vocab.fingerprint)
+                rows.write(folder / split, rendered, row_tokens, tokenizers.vocab.fingerprint)
         for name, info in files.read_json(folder / "train" / "rows.json")["sources"].items():
-            fill = info["ids"] / (info["rows"] * row_tokens)
+            fill = info["ids"] / max(1, info["rows"] * row_tokens)
             print(f"  {name:12} {info['documents']:6} documents {info['ids']:9,} ids {info['rows']:5} rows, {fill:.0%} full")
 
     files.build(out, inputs, make)
@@ -52,23 +54,36 @@ def build(world_folder: Path, tokenizer_paths: tuple[Path, Path, Path], row_toke
 
 def render(
     docs: Iterable[stream.Document], tokenizers: bundle.Tokenizers, row_tokens: int, known: dict
-) -> list[np.ndarray]:
-    """Ids of each document; a plain text too long for a row becomes two, cut at a line near its middle.
+) -> tuple[list[np.ndarray], int]:
+    """Ids of each document that fits a row, and how many do not; a plain text too long becomes two.
 
     Only CHUNK documents are held at a time; `known` is that of encode_documents.
     """
-    out, docs = [], iter(docs)
+    out, too_long, docs = [], 0, iter(docs)
     while chunk := list(itertools.islice(docs, CHUNK)):
         for document, parts in zip(chunk, tokenizers.encode_documents(chunk, known), strict=True):
             rendered = stream.render(parts, tokenizers.vocab)
             match document:
-                case [stream.Text(text)] if len(rendered) > row_tokens and "\n" in text.strip():
-                    cut = min((i for i, c in enumerate(text) if c == "\n"), key=lambda i: abs(i - len(text) // 2)) + 1
-                    halves = [[stream.Text(half)] for half in (text[:cut], text[cut:]) if half]
-                    out += render(halves, tokenizers, row_tokens, known)
+                case [stream.Text(text)] if len(rendered) > row_tokens and len(text.strip()) > 1:
+                    halves = render([[stream.Text(half)] for half in cut(text)], tokenizers, row_tokens, known)
+                    out += halves[0]
+                    too_long += halves[1]
+                case _ if len(rendered) > row_tokens:
+                    too_long += 1
                 case _:
                     out.append(rendered)
-    return out
+    return out, too_long
+
+
+def cut(text: str) -> list[str]:
+    """Two halves, cut after the line that ends nearest the middle, or else after a space, or in the middle."""
+    middle = len(text) // 2
+    for mark in "\n ":
+        ends = [i + 1 for i, c in enumerate(text[:-1]) if c == mark and text[: i + 1].strip()]
+        if ends:
+            at = min(ends, key=lambda i: abs(i - 1 - middle))
+            return [text[:at], text[at:]]
+    return [text[:middle], text[middle:]]
 
 
 def main() -> None:

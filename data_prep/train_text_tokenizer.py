@@ -8,7 +8,7 @@ Next: ../benchmarks/text_tokenizer.py, where the numbers of pieces come from.
 import argparse
 from pathlib import Path
 
-from data_prep import documents, emoji_world
+from data_prep import documents, own_documents, worlds
 from gemini_mini import config, errors, files
 from gemini_mini.data import mixture
 from gemini_mini.tokenizers import text
@@ -17,12 +17,13 @@ from gemini_mini.tokenizers import text
 def build(world_folder: Path, shares: dict[str, float], num_pieces: int, out: Path) -> None:
     """Write out/text.model, unless the same is there."""
     inputs = {"world": files.built_key(world_folder), "pieces": num_pieces, "shares": shares,
-              "code": files.code_hash(text, documents)}
+              "code": files.code_hash(text, documents, own_documents)}
 
     def make(folder: Path) -> None:
         print(f"text tokenizer: training {num_pieces} pieces (a few seconds)")
-        sample = documents.text_sample(emoji_world.load(world_folder), shares, seed=0)
-        tokenizer = text.train(sample, num_pieces)
+        reader, world = worlds.load(world_folder)
+        sample = reader.text_sample(world, shares, seed=0)
+        tokenizer = text.train(sample, num_pieces, is_exact=reader is documents)
         files.write_bytes(folder / "text.model", tokenizer.model_proto)
         size = sum(len(line.encode()) for line in sample)
         ids = sum(map(len, tokenizer.encode_many(sample)))

@@ -93,11 +93,11 @@ def code_hash(*modules: ModuleType) -> str:
     return hash_bytes(*(inspect.getsource(module).encode() for module in modules))
 
 
-def build(path: str | Path, inputs: dict, make: Callable[[Path], None]) -> bool:
+def build(path: str | Path, inputs: dict, make: Callable[[Path], dict | None]) -> bool:
     """Make the folder `path` from `inputs` by `make(folder)`, unless it is already there.
 
     `inputs` is any JSON value that decides the content (config, versions, code hash, hashes of
-    what is read). Returns False when the folder was reused.
+    what is read). What `make` returns is kept beside them. Returns False when the folder was reused.
     """
     path = Path(path)
     key = hash_json(inputs)
@@ -108,8 +108,8 @@ def build(path: str | Path, inputs: dict, make: Callable[[Path], None]) -> bool:
     beside = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    make(beside)
-    write_json(beside / "built.json", {"key": key, "inputs": inputs})
+    more = make(beside) or {}
+    write_json(beside / "built.json", {"key": key, "inputs": inputs, **more})
     shutil.rmtree(path, ignore_errors=True)
     os.replace(beside, path)
     return True

@@ -57,9 +57,11 @@ class Mixture:
             where = f"mixture stage {i} ({stage.name})"
             if unknown := sorted(set(stage.weights) - set(sizes)):
                 raise errors.InputError(f"{where}: sources must be among {self.names}, got {unknown}")
-            weights = np.array([stage.weights.get(name, 0.0) for name in self.names])
+            # A source that is known and has no rows leaves its part to the others.
+            weights = np.array([stage.weights.get(name, 0.0) * (sizes[name] > 0) for name in self.names])
             if not (weights >= 0).all() or weights.sum() <= 0:
-                raise errors.InputError(f"{where}: weights must be >= 0 and sum to > 0, got {dict(stage.weights)}")
+                raise errors.InputError(f"{where}: weights must be >= 0, and sum to > 0 over sources that have rows, "
+                                        f"got {dict(stage.weights)}")
             end = round(stage.until * total_rows)
             if end < start or stage.until > 1 or (i == len(stages) - 1 and stage.until != 1):
                 raise errors.InputError(f"{where}: stages must end in order, the last at 1.0, got {stage.until}")

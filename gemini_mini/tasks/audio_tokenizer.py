@@ -53,7 +53,7 @@ class Bucket(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TrainAudioTokenizer:
-    """`world` is a folder built by data_prep/emoji_world.py."""
+    """`world` is a folder built by data_prep/emoji_world.py or own.py."""
 
     world: str
     model: audio.AudioTokenizerConfig = audio.AudioTokenizerConfig()
@@ -78,9 +78,10 @@ class TrainAudioTokenizer:
     def batches(self, steps: int, seed: int) -> Callable[[int], audio_losses.AudioBatch]:
         sorted_clips = self._sort([clip for clip in self.speech.clips if clip.split == "train"])
         counts = [len(clips) // bucket.clips for clips, bucket in zip(sorted_clips, self.buckets, strict=True)]
+        if not sum(counts):  # few clips: a batch of each length, not full
+            counts = [min(1, len(clips)) for clips in sorted_clips]
         if not sum(counts):
-            raise errors.InputError(f"{self.world}: no bucket of clips fills a batch; take fewer clips per batch "
-                                    "(task.short, task.long)")
+            raise errors.InputError(f"{self.world}: has no clip that fits a bucket; make them longer (task.short, task.long)")
         turns = np.repeat(np.arange(len(counts)), counts)
 
         def batch(step: int) -> audio_losses.AudioBatch:
@@ -178,18 +179,26 @@ class TrainAudioTokenizer:
 
 
 def read_world(folder: str | Path) -> Speech:
-    """Raises: InputError when the folder is no finished world."""
+    """What the folder of a world says; a second of silence where nothing is said.
+
+    Raises: InputError when the folder is no finished world.
+    """
     folder = Path(folder)
     if not (folder / "built.json").is_file():
         raise errors.InputError(f"{folder}: holds no finished world; "
                                 f"run: python -m data_prep.emoji_world --size demo --out {folder}")
-    items = files.read_json(folder / "pictures" / "items.json")
-    said = files.read_json(folder / "speech" / "clips" / "clips.json")
     shards = sorted(shard for shard in (folder / "speech").iterdir() if shard.name.isdigit())
     waves = [wave for shard in shards for wave in np.split(
         np.load(shard / "samples.npy", mmap_mode="r"), np.cumsum(np.load(shard / "lengths.npy"))[:-1])]
-    clips = [Spoken(wave, items[item]["names"][lang].lower(), split)
-             for wave, (item, lang, _, split) in zip(waves, said, strict=True)]
+    if (folder / "speech" / "transcripts.json").is_file():  # own data
+        said = files.read_json(folder / "speech" / "transcripts.json")
+    else:
+        items = files.read_json(folder / "pictures" / "items.json")
+        said = [(items[item]["names"][lang], split)
+                for item, lang, _, split in files.read_json(folder / "speech" / "clips" / "clips.json")]
+    clips = [Spoken(wave, text.lower(), split) for wave, (text, split) in zip(waves, said, strict=True)]
+    if not any(clip.split == "train" for clip in clips):  # its tokenizer is there and writes nothing
+        clips.append(Spoken(np.zeros(logmel.SAMPLE_RATE_HZ, np.int16), "", "train"))
     return Speech(clips, "".join(sorted({c for clip in clips if clip.split == "train" for c in clip.text})))
 
 

@@ -26,6 +26,7 @@ from gemini_mini.tokenizers import image
 
 EVAL_PICTURES = 1024
 SHEET_PICTURES = 12
+GREY = 128  # the picture of a world without one: its tokenizer is there and writes nothing
 DIGITS_TRAINED = 3 / 4  # the first of them; the world holds out the last fifth
 Batch = tuple[UInt8[Array | np.ndarray, "_ _ _ 3"], ...]  # pictures, small ones and, where there are any, large ones
 
@@ -41,7 +42,7 @@ class Pictures(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainImageTokenizer:
-    """`world` is a folder built by data_prep/emoji_world.py, `large` one by data_prep/large_pictures.py."""
+    """`world` is a folder built by data_prep/emoji_world.py or own.py, `large` one by data_prep/large_pictures.py."""
 
     world: str
     model: image.ImageTokenizerConfig = image.ImageTokenizerConfig()
@@ -79,13 +80,13 @@ class TrainImageTokenizer:
         def batch(step: int) -> Batch:
             rng = np.random.default_rng((seed, step))
             pictures = draw(data.train, self.batch_pictures, rng)
-            small = data.small[rng.integers(0, len(data.small), self.batch_small)]
+            small = (data.small[rng.integers(0, len(data.small), self.batch_small)],) if len(data.small) else ()
             if not self.batch_large:
-                return pictures, small
+                return pictures, *small
             large = draw(data.large, self.batch_large, rng)
             for index in np.flatnonzero(rng.random(self.batch_large) < self.varied):
                 large[index] = collage(draw(data.large, 4, rng), self.model.patch, rng)
-            return pictures, small, large
+            return pictures, *small, large
 
         return batch
 
@@ -96,13 +97,15 @@ class TrainImageTokenizer:
 
     def evals(self, module: image.ImageTokenizer) -> dict[str, float | np.ndarray]:
         """Sharpness of each set, how evenly codes are used, whether pictures are recognised; a sheet."""
-        small = self.data.small[:EVAL_PICTURES]
-        train, valid = self.data.train[:EVAL_PICTURES], self.data.valid[:EVAL_PICTURES]
+        train = self.data.train[:EVAL_PICTURES]
         codes = image.encode_many(module, train)
         drawn = image.decode_many(module, codes)
-        unseen = _again(module, valid)
-        figures = {"train/psnr": psnr(train, drawn), "valid/psnr": psnr(valid, unseen),
-                   "small/psnr": psnr(small, _again(module, small))}
+        figures, sheets = {"train/psnr": psnr(train, drawn)}, [(train, drawn)]
+        if len(valid := self.data.valid[:EVAL_PICTURES]):
+            sheets.insert(0, (valid, _again(module, valid)))
+            figures["valid/psnr"] = psnr(*sheets[0])
+        if len(small := self.data.small[:EVAL_PICTURES]):
+            figures["small/psnr"] = psnr(small, _again(module, small))
         counts = self._counts(module)
         if self.data.large is not None:
             large = self.data.large[:EVAL_PICTURES // 4]
@@ -113,7 +116,7 @@ class TrainImageTokenizer:
                     "codes/bits_after_above": conditional_bits(codes[:, :-1], codes[:, 1:]),
                     "train/recognised": recognised(train, drawn)}
         figures["original_and_decoded"] = np.concatenate(
-            [row for pair in ((valid, unseen), (train, drawn)) for row in _sheet(*pair)])
+            [row for pair in sheets for row in _sheet(*pair)])
         return figures
 
     def export(self, module: image.ImageTokenizer, folder: Path) -> None:
@@ -125,7 +128,7 @@ class TrainImageTokenizer:
         """Patches in a batch."""
         counts = ((self.data.train, self.batch_pictures), (self.data.small, self.batch_small),
                   (self.data.large, self.batch_large))
-        return sum(count * pixels[0, ..., 0].size for pixels, count in counts if count) // self.model.patch**2
+        return sum(count * pixels[0, ..., 0].size for pixels, count in counts if count and len(pixels)) // self.model.patch**2
 
     def batch_flops(self) -> int:
         shapes = nn.weights(jax.eval_shape(lambda: self.init(nnx.Rngs(0))))
@@ -133,30 +136,35 @@ class TrainImageTokenizer:
 
     def _counts(self, module: image.ImageTokenizer) -> np.ndarray:
         """How often each code occurs on everything that is trained on."""
-        sets = [pixels for pixels in self.data[:1] + self.data[2:] if pixels is not None]
+        sets = [pixels for pixels in self.data[:1] + self.data[2:] if pixels is not None and len(pixels)]
         codes = [image.encode_many(module, pixels).ravel() for pixels in sets]
         return np.bincount(np.concatenate(codes), minlength=module.config.num_codes)
 
 
 def read_world(folder: str | Path, large: str = "") -> Pictures:
-    """Raises: InputError when a folder is not finished or the two do not belong together."""
+    """What the folder of a world holds; one grey picture where none is to train on.
+
+    Raises: InputError when a folder is not finished or the two do not belong together.
+    """
     folder = Path(folder)
     if not (folder / "built.json").is_file():
         raise errors.InputError(f"{folder}: holds no finished world; "
                                 f"run: python -m data_prep.emoji_world --size demo --out {folder}")
-    splits = np.array([item["split"] for item in files.read_json(folder / "pictures" / "items.json")])
-    filmed = np.array([split for *_, split in files.read_json(folder / "video" / "shots.json")])
+    splits = np.array([item["split"] for item in files.read_json(folder / "pictures" / "items.json")], str)
+    filmed = np.array([split for *_, split in files.read_json(folder / "video" / "shots.json")], str)
     pictures = np.load(folder / "pictures" / "pictures.npy")
     frames = np.load(folder / "video" / "frames.npy")[filmed == "train"]
-    digits = np.load(folder / "digits" / "pictures.npy")
     small = [frames.reshape(-1, *frames.shape[2:])]
-    if len(digits):
+    if (folder / "digits").is_dir() and len(digits := np.load(folder / "digits" / "pictures.npy")):
         if digits.shape[1:] != small[0].shape[1:]:
             raise errors.InputError(f"{folder}: digits and frames must have one shape to share a batch, got "
                                     f"{digits.shape[1:]} and {small[0].shape[1:]}; build the world with equal sizes")
         small.append(digits[: int(DIGITS_TRAINED * len(digits))])
+    train = pictures[splits == "train"]
+    if not len(train):
+        train = np.full((1, *pictures.shape[1:]), GREY, np.uint8)
     larger = _read_large(Path(large), len(splits))[splits == "train"] if large else None
-    return Pictures(pictures[splits == "train"], pictures[splits == "valid"], np.concatenate(small), larger)
+    return Pictures(train, pictures[splits == "valid"], np.concatenate(small), larger)
 
 
 def _read_large(folder: Path, count: int) -> UInt8[np.ndarray, "items _ _ 3"]:

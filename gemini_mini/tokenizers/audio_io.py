@@ -21,6 +21,8 @@ from gemini_mini.tokenizers import logmel
 LOWEST_RATE_HZ = 1_000
 HIGHEST_RATE_HZ = 384_000
 BLOCK_S = 10.0
+LOUDNESS_DB, SILENCE_DB, PAUSE_DB = -18, -70, 20
+LOUD_SAMPLES = 800  # 50 ms
 REACH = 10  # of scipy's resampling filter to either side, in samples of the lower rate
 
 
@@ -81,6 +83,20 @@ def resample(samples: Float[np.ndarray, "samples"], rate_hz: int) -> Float32[np.
     if up != down:
         samples = signal.resample_poly(samples, up, down)
     return np.clip(samples, -1.0, 1.0).astype(np.float32)
+
+
+def even_loudness(samples: Float32[np.ndarray, "samples"]) -> Float32[np.ndarray, "samples"]:
+    """As loud as speech is kept here: what sounds, pauses left out, at LOUDNESS_DB of full scale, without clipping.
+
+    Raises: InputError when nothing is louder than SILENCE_DB.
+    """
+    frames = np.pad(samples, (0, -len(samples) % LOUD_SAMPLES)).reshape(-1, LOUD_SAMPLES)
+    power = np.mean(frames.astype(np.float64) ** 2, axis=1)
+    loud = power[power >= 10 ** (-PAUSE_DB / 10) * np.quantile(power, 0.95)].mean()  # not the maximum: it may be a click
+    if loud <= 10 ** (SILENCE_DB / 10):
+        raise errors.InputError(f"is silent (nothing above {SILENCE_DB} dB of full scale); record it louder")
+    gain = min(10 ** (LOUDNESS_DB / 20) / loud**0.5, 1 / np.abs(samples).max())
+    return (samples * gain).astype(np.float32)
 
 
 def _ratio(rate_hz: int) -> tuple[int, int]:

@@ -107,7 +107,8 @@ class AudioTrainer(nnx.Module):
         logits = jnp.concatenate([self.letter_logits(z), self.letter_logits(quantised)])
         letters, past_end = jnp.tile(batch.letters, (2, 1)), jnp.tile(1.0 - valid, (2, 1))
         ctc = optax.ctc_loss(logits, past_end, letters, 1.0 * (letters == BLANK))
-        ctc = ctc.sum() / jnp.maximum((letters != BLANK).sum(), 1)
+        is_letter = letters != BLANK  # what has no transcript is heard, not spelt
+        ctc = jnp.sum(ctc * is_letter.any(1)) / jnp.maximum(is_letter.sum(), 1)
 
         drawn = self.tokenizer.draw(quantised * valid[..., None])
         mel_error = jnp.sum((drawn - mel) ** 2 * valid[..., None]) / (frames * mel.shape[-1])

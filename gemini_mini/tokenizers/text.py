@@ -71,10 +71,10 @@ class TextTokenizer:
         return self.processor.decode(np.asarray(ids).tolist())
 
 
-def train(sentences: Iterable[str], num_pieces: int) -> TextTokenizer:
+def train(sentences: Iterable[str], num_pieces: int, is_exact: bool = True) -> TextTokenizer:
     """Train a BPE vocabulary; the same sentences give the same model.
 
-    Raises: InputError when the sample is too small for `num_pieces`.
+    Raises: InputError when the sample is too small for `num_pieces`, which are the most it has unless `is_exact`.
     """
     out = io.BytesIO()
     try:
@@ -84,6 +84,7 @@ def train(sentences: Iterable[str], num_pieces: int) -> TextTokenizer:
             normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True, user_defined_symbols=["\n", "\t"], max_sentence_length=1 << 20,
             bos_id=-1, eos_id=-1, pad_id=-1, unk_id=0, num_threads=1, minloglevel=2,
+            **({} if is_exact else {"hard_vocab_limit": False}),
         )
     except (RuntimeError, OSError) as error:
         raise errors.InputError(f"text tokenizer: cannot make {num_pieces} pieces of this sample ({error}); "

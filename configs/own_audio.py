@@ -1,0 +1,19 @@
+"""Audio tokenizer for your own recordings, which last up to ten seconds.
+
+    python -m data_prep.own photos --out data/own/world
+    python train.py configs/own_audio.py
+
+Papers: USM, arXiv 2303.01037; BEST-RQ, arXiv 2202.01855; Muon, arXiv 2502.16982.
+"""
+
+from gemini_mini import config as config_lib
+from gemini_mini.tasks import audio_tokenizer
+from gemini_mini.train import loop, optim
+
+
+def config() -> config_lib.Experiment:
+    return config_lib.Experiment(
+        task=audio_tokenizer.TrainAudioTokenizer(world="data/own/world", short=(2.4, 48, 16), long=(10.0, 200, 4)),
+        optim=optim.OptimConfig(kind="muon", lr=3e-3, muon_lr=1e-2, decay=0.6, beta2=0.98, weight_decay=0.01),
+        run=loop.RunConfig(folder="runs/own-audio", steps=1000, max_minutes=2.0, save_every=250),
+    )

@@ -1,0 +1,197 @@
+"""Own data is opened and checked: every file to arrays, or a reason why not; then documents to splits.
+
+Pictures become what `sample.py` makes of them, so the model sees in training what it will be shown:
+upright, on white, the longer side 32 pixels and the aspect kept to the nearest 4, which is the
+tokenizer's patch. Padding to a square would cost up to eight times the ids. Sound becomes 16 kHz
+mono of one loudness.
+
+Splits go by content: documents that share a picture, one that looks the same, a sound or a clip are
+all in train, all in valid, or all in test.
+Next: own.py, which writes them.
+"""
+
+import unicodedata
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int16, UInt8
+from scipy import sparse, spatial
+
+from data_prep import own_files, splits
+from data_prep.own_files import LeftOut
+from gemini_mini import errors, files, progress, stream
+from gemini_mini.tokenizers import audio_io, image_io
+
+IMAGE_SIZE, VIDEO_SIZE, PATCH, NUM_FRAMES = 32, 16, 4, 4
+SHORTEST_S, LONGEST_S = 0.1, 10.0
+VALID_PERCENT, TEST_PERCENT = 5, 5
+SAME_LEVELS = 3.0  # two pictures are one when their values differ by no more than this (RMS, of 255), at 8 x 8
+THUMBNAIL = 8
+
+
+class Record(NamedTuple):
+    """A document that is used. A value is a text, whose turn it is, or the number of a picture, sound or clip."""
+
+    name: str
+    split: str
+    in_order: bool
+    parts: list[tuple[str, str, str | int]]   # kind, language, value
+
+
+class Store:
+    """What has been read, each content once, and why a file could not be."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, list[tuple]] = {"image": [], "audio": [], "video": []}   # the last is a content's hash
+        self.known: dict[str, int] = {}
+        self.read: dict[tuple[str, Path], tuple[str, int] | str] = {}   # kind and number of a file's content, or why there is none
+
+    def add(self, part: own_files.Part) -> tuple[str, str | int]:
+        """Kind and value of a part. Raises: InputError when it cannot be used."""
+        if part.kind == "role":
+            return part.kind, part.value
+        if part.kind == "text":
+            return part.kind, _clean(part.value if isinstance(part.value, str) else _read_text(part.value))
+        key = (part.kind, part.value)
+        if key not in self.read:
+            try:
+                self.read[key] = self._keep(*_READERS[part.kind](part.value))
+            except (errors.InputError, OSError) as error:
+                self.read[key] = str(error).removeprefix(f"{part.value}: ")
+            except Exception as error:  # a file may hold anything, and one is no reason to lose the others
+                self.read[key] = f"could not be read ({type(error).__name__}: {error})"
+        if isinstance(self.read[key], str):
+            raise errors.InputError(self.read[key])
+        return self.read[key]
+
+    def _keep(self, kind: str, *content: np.ndarray) -> tuple[str, int]:
+        digest = files.hash_bytes(kind.encode(), *(f"{array.shape}".encode() + array.tobytes() for array in content))
+        if digest not in self.known:
+            self.known[digest] = len(self.arrays[kind])
+            self.arrays[kind].append((*content, digest))
+        return kind, self.known[digest]
+
+
+def check(found: list[own_files.Found], store: Store, left_out: list[LeftOut]) -> list[Record]:
+    """Every document with the parts that can be used; one in order has all its parts, or is left out itself."""
+    records, first = [], {}
+    with progress.bar("checking", len(found), "documents") as bar:
+        for document in found:
+            parts, wrong = [], []
+            for part in document.parts:
+                try:
+                    kind, value = store.add(part)
+                    parts.append((kind, part.lang, value))
+                except (errors.InputError, OSError) as error:
+                    wrong.append(LeftOut(_named(document, part), str(error)))
+            bar.advance()
+            left_out += wrong
+            if wrong and document.in_order:
+                left_out.append(LeftOut(document.name, "the whole document, whose order would be lost without that part"))
+            elif all(kind == "role" for kind, _, _ in parts):
+                continue   # each file has been named
+            elif (key := repr((document.in_order, parts))) in first:
+                left_out.append(LeftOut(document.name, f"is the same as {first[key]}"))
+            else:
+                first[key] = document.name
+                records.append(Record(document.name, "", document.in_order, parts))
+    return records
+
+
+def _named(document: own_files.Found, part: own_files.Part) -> str:
+    """A file is named with its document where that is a line, by itself where it is a file."""
+    if isinstance(part.value, str):
+        return f"{document.name} ({part.kind})"
+    return f"{document.name} ({part.value.name})" if ":" in document.name else str(Path(document.name).parent / part.value.name)
+
+
+# Reading: the kind of a file and its arrays, or an InputError that says why not.
+
+def _read_image(path: Path) -> tuple[str, UInt8[np.ndarray, "height width 3"]]:
+    return "image", image_io.read_image(path, PATCH, IMAGE_SIZE)
+
+
+def _read_video(path: Path) -> tuple[str, *tuple[np.ndarray, ...]]:
+    """A clip; of one frame, it is a picture."""
+    if path.suffix.lower() in own_files.FILMS:
+        raise errors.InputError(own_files.unknown(path.suffix.lower()))
+    frames, seconds = image_io.read_video(path, NUM_FRAMES, VIDEO_SIZE, PATCH)
+    return ("video", frames, seconds) if len(frames) > 1 or path.is_dir() else _read_image(path)
+
+
+def _read_sound(path: Path) -> tuple[str, Int16[np.ndarray, "samples"]]:
+    samples = audio_io.read_audio(path, LONGEST_S)
+    if len(samples) < SHORTEST_S * stream.SAMPLE_RATE_HZ:
+        raise errors.InputError(f"lasts {len(samples) / stream.SAMPLE_RATE_HZ:.3f} s, but must last {SHORTEST_S} s at least")
+    return "audio", np.round(audio_io.even_loudness(samples) * 32767).astype(np.int16)
+
+
+_READERS = {"image": _read_image, "audio": _read_sound, "video": _read_video}
+
+
+def _read_text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise errors.InputError(f"must be text in UTF-8, but {error}") from None
+
+
+def _clean(text: str) -> str:
+    text = unicodedata.normalize("NFC", "\n".join(text.splitlines()).strip())
+    if not text:
+        raise errors.InputError("is an empty text")
+    if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" for c in text):
+        raise errors.InputError("holds control characters or lone surrogates: it is no text")
+    return text
+
+
+# Splits
+
+def split(records: list[Record], store: Store) -> tuple[list[Record], dict[tuple[str, int], str]]:
+    """Records with their split, and the split of everything they share."""
+    nodes: dict[tuple, int] = {("record", place): place for place in range(len(records))}
+    edges = []
+    for place, record in enumerate(records):
+        for kind, _, value in record.parts:
+            if kind in store.arrays or (kind == "text" and len(record.parts) == 1):
+                edges.append((place, nodes.setdefault((kind, value), len(nodes))))
+    edges += [(nodes["image", a], nodes["image", b]) for a, b in _look_alike([content[0] for content in store.arrays["image"]])
+              if ("image", a) in nodes and ("image", b) in nodes]
+    ends = np.array(edges, np.int64).reshape(-1, 2).T
+    graph = sparse.coo_array((np.ones(len(edges)), (ends[0], ends[1])), shape=(len(nodes), len(nodes)))
+    labels = sparse.csgraph.connected_components(graph, directed=False)[1]
+
+    # Everything in one component goes where the least of its documents' hashes says.
+    chance: dict[int, tuple[int, str]] = {}
+    for place, record in enumerate(records):
+        content = repr([(kind, store.arrays[kind][value][-1] if kind in store.arrays else value) for kind, _, value in record.parts])
+        chance[labels[place]] = min(chance.get(labels[place], (1 << 62, "")), (splits.bucket(content, 1 << 32), content))
+    split_of_label = {}
+    for rank, label in enumerate(sorted(chance, key=chance.__getitem__)):
+        percent = chance[label][0] * 100 / (1 << 32)
+        # A small collection has something in valid, too.
+        is_valid = percent < VALID_PERCENT or (rank == 0 and len(chance) > 1)
+        split_of_label[label] = "valid" if is_valid else "test" if percent < VALID_PERCENT + TEST_PERCENT else "train"
+    if "train" not in split_of_label.values():
+        split_of_label = dict.fromkeys(split_of_label, "train")
+    records = [record._replace(split=split_of_label[labels[place]]) for place, record in enumerate(records)]
+    return records, {key: split_of_label[labels[node]] for key, node in nodes.items() if key[0] in store.arrays}
+
+
+def _look_alike(pictures: list[UInt8[np.ndarray, "_ _ 3"]]) -> list[tuple[int, int]]:
+    """Pairs of pictures that are one, scaled or compressed anew: nearly the same at 8 x 8."""
+    if len(pictures) < 2:
+        return []
+    small = np.stack([padded(picture, IMAGE_SIZE) for picture in pictures]).astype(np.float32)
+    pooled = small.reshape(len(small), THUMBNAIL, IMAGE_SIZE // THUMBNAIL, THUMBNAIL, IMAGE_SIZE // THUMBNAIL, 3).mean((2, 4))
+    points = pooled.reshape(len(small), -1)
+    return sorted(spatial.cKDTree(points).query_pairs(SAME_LEVELS * points.shape[1] ** 0.5))
+
+
+def padded(pixels: np.ndarray, size: int) -> np.ndarray:
+    """White to the right and below, up to a square; the tokenizer's codes do not change by it."""
+    *_, height, width, _ = pixels.shape
+    room = [(0, 0)] * (pixels.ndim - 3) + [(0, size - height), (0, size - width), (0, 0)]
+    return np.pad(pixels, room, constant_values=255)

@@ -1,0 +1,16 @@
+"""Which world a folder holds, and the module that turns it into documents.
+
+Both modules offer SOURCES, source(world, name, seed, variants), valid(world) and text_sample(world, shares, seed).
+"""
+
+from pathlib import Path
+from types import ModuleType
+
+from data_prep import documents, emoji_world, own, own_documents
+
+
+def load(folder: str | Path) -> tuple[ModuleType, emoji_world.World | own.World]:
+    """Raises: InputError when the folder holds no finished world."""
+    if own.is_own(folder):
+        return own_documents, own.load(folder)
+    return documents, emoji_world.load(folder)
