@@ -1,5 +1,6 @@
 # make demo   everything, from nothing to runs/demo/report.html (about 17 minutes on 2 cores)
 # make laptop  the same on the whole world, about two and a half hours
+# make own DATA=folder   the same on your own data (README, "Your own data")
 # make test   the fast tests;  make test-slow  the others
 # BUDGET=0.1  a tenth of the training: shows that all works, not how well
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BUDGET ?= 1
 BIN := .venv/bin
 
-.PHONY: demo laptop test test-slow clean
+.PHONY: demo laptop own test test-slow clean
 
 demo: SIZE = demo
 demo: PIECES = 2048
@@ -28,6 +29,19 @@ demo laptop: .venv/installed
 	$(BIN)/python -m gemini_mini.report runs/$(SIZE)
 	$(BIN)/python -m gemini_mini.tokenizers report runs/$(SIZE)
 	@echo "done: open runs/$(SIZE)/report.html and runs/$(SIZE)/tokenizers.html"
+
+# Where there are no pictures or no recordings, their tokenizer takes one step: it is there and writes nothing.
+own: .venv/installed
+	$(if $(DATA),,$(error say which data: make own DATA=folder, or a .jsonl file))
+	$(BIN)/python -m data_prep.own "$(DATA)" --out data/own/world
+	$(BIN)/python -m data_prep.train_text_tokenizer data/own/world --config configs/own.py --pieces 2048 --out data/own/text
+	$(BIN)/python train.py configs/image_tokenizer.py task.world=data/own/world run.folder=runs/own-image run.budget=$(BUDGET) \
+		$$(grep -q split data/own/world/pictures/items.json || echo run.steps=1)
+	$(BIN)/python train.py configs/own_audio.py run.budget=$(BUDGET) $$(test -d data/own/world/speech/0000 || echo run.steps=1)
+	$(BIN)/python -m data_prep.pack data/own/world --row-tokens 512 --text data/own/text/text.model \
+		--image runs/own-image/image.safetensors --audio runs/own-audio/audio.safetensors --out data/own/rows
+	$(BIN)/python train.py configs/own.py run.budget=$(BUDGET)
+	@echo 'done: $(BIN)/python sample.py runs/own PICTURE "What is it?" (data/own/world/report.txt names what it has never seen)'
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m "not slow"
