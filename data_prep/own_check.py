@@ -11,6 +11,7 @@ Next: own.py, which writes them.
 """
 
 import unicodedata
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ class Store:
             try:
                 self.read[key] = self._keep(*_READERS[part.kind](part.value))
             except (errors.InputError, OSError) as error:
-                self.read[key] = str(error).removeprefix(f"{part.value}: ")
+                self.read[key] = str(error).removeprefix(f"{part.value}: ").replace(str(part.value), part.value.name)
             except Exception as error:  # a file may hold anything, and one is no reason to lose the others
                 self.read[key] = f"could not be read ({type(error).__name__}: {error})"
         if isinstance(self.read[key], str):
@@ -76,7 +77,8 @@ class Store:
 def check(found: list[own_files.Found], store: Store, left_out: list[LeftOut]) -> list[Record]:
     """Every document with the parts that can be used; one in order has all its parts, or is left out itself."""
     records, first = [], {}
-    with progress.bar("checking", len(found), "documents") as bar:
+    with progress.bar("checking", len(found), "documents") as bar, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged EXIF and the like: what is read well enough is used
         for document in found:
             parts, wrong = [], []
             for part in document.parts:
@@ -163,17 +165,16 @@ def split(records: list[Record], store: Store) -> tuple[list[Record], dict[tuple
     graph = sparse.coo_array((np.ones(len(edges)), (ends[0], ends[1])), shape=(len(nodes), len(nodes)))
     labels = sparse.csgraph.connected_components(graph, directed=False)[1]
 
-    # Everything in one component goes where the least of its documents' hashes says.
-    chance: dict[int, tuple[int, str]] = {}
-    for place, record in enumerate(records):
+    # A component goes where a hash of its first content says; not its least hash, or large ones would be held out.
+    contents: dict[int, str] = {}
+    for label, record in zip(labels, records):  # records are the first nodes
         content = repr([(kind, store.arrays[kind][value][-1] if kind in store.arrays else value) for kind, _, value in record.parts])
-        chance[labels[place]] = min(chance.get(labels[place], (1 << 62, "")), (splits.bucket(content, 1 << 32), content))
-    split_of_label = {}
-    for rank, label in enumerate(sorted(chance, key=chance.__getitem__)):
-        percent = chance[label][0] * 100 / (1 << 32)
-        # A small collection has something in valid, too.
-        is_valid = percent < VALID_PERCENT or (rank == 0 and len(chance) > 1)
-        split_of_label[label] = "valid" if is_valid else "test" if percent < VALID_PERCENT + TEST_PERCENT else "train"
+        contents[label] = min(content, contents.get(label, content))
+    chances = {label: splits.bucket(content, 1 << 32) * 100 / (1 << 32) for label, content in contents.items()}
+    least = min(chances, key=chances.__getitem__)  # a small collection has something in valid, too
+    split_of_label = {
+        label: "valid" if chance < VALID_PERCENT or (label == least and len(chances) > 1)
+        else "test" if chance < VALID_PERCENT + TEST_PERCENT else "train" for label, chance in chances.items()}
     if "train" not in split_of_label.values():
         split_of_label = dict.fromkeys(split_of_label, "train")
     records = [record._replace(split=split_of_label[labels[place]]) for place, record in enumerate(records)]

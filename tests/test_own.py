@@ -1,0 +1,320 @@
+"""Laws of own data: every file is used or named, nothing straddles splits, the order of parts and both directions are kept."""
+
+import json
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image, ImageDraw
+
+from data_prep import own, own_check, own_documents, own_files, pack, worlds
+from gemini_mini import errors, files, stream
+from gemini_mini.config import load as load_config
+from gemini_mini.data import mixture, rows
+from gemini_mini.tasks import audio_tokenizer, image_tokenizer
+from gemini_mini.tokenizers import audio_io, image_io, text
+
+COLOURS = ("red", "green", "blue", "orange", "purple", "black")
+BROKEN = ("bad.png", "bad.jpg", "cut.png", "empty.wav", "silent.wav", "long.wav", "noise.wav", "binary.txt", "blank.txt",
+          "latin.txt", "film.mp4", "notes.pdf", "gone.png", "again")
+
+
+def drawn(colour: str, size: tuple[int, int] = (60, 40), inner: float = 0.3) -> Image.Image:
+    """A disc on nothing: red, green, blue and alpha."""
+    picture = Image.new("RGBA", size, (0, 0, 0, 0))
+    x, y, r = size[0] / 2, size[1] / 2, inner * min(size)
+    ImageDraw.Draw(picture).ellipse((x - r, y - r, x + r, y + r), fill=colour)
+    return picture
+
+
+def tone(hertz: float, seconds: float = 0.6, rate_hz: int = 44_100) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate_hz)) / rate_hz)
+
+
+def said(document: stream.Document) -> list[str]:
+    return [part.text for part in document if isinstance(part, stream.Text)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """40 labelled pictures of a few shapes, a picture saved in every way, recordings, clips, a story, and broken files."""
+    root = tmp_path_factory.mktemp("mine")
+    for place in range(40):
+        picture = drawn(COLOURS[place % 6], (20 + 3 * place, 140 - 3 * place), 0.1 + place / 120)
+        picture.save(root / f"disc{place:02d}.png")
+        (root / f"disc{place:02d}.en.txt").write_text(f"a {COLOURS[place % 6]} disc, number {place}")
+        (root / f"disc{place:02d}.ru.txt").write_text(f"круг номер {place}", encoding="utf-16" if place % 2 else "utf-8-sig")
+        if place % 4 == 0:
+            stereo = np.stack([tone(300 + 20 * place), 0.5 * tone(300 + 20 * place)], 1) * 10 ** (-place / 20)
+            soundfile.write(root / f"disc{place:02d}.wav", stereo, 44_100)
+    picture = drawn("teal", (200, 120), 0.4)
+    white = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    for name, image in {"a.png": picture, "b.webp": picture, "c.jpg": white, "d.bmp": white, "e.tiff": white.convert("CMYK"),
+                        "f.png": picture.resize((500, 300)), "g.gif": white}.items():
+        image.save(root / f"same_{name}")
+        (root / f"same_{name[0]}.txt").write_text(f"saved as {name}")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    white.rotate(90, expand=True).save(root / "same_h.jpg", exif=turned, quality=95)
+
+    shots = [drawn("navy", (40, 40), 0.1 * n).convert("RGB") for n in range(1, 5)]
+    shots[0].save(root / "grows.gif", save_all=True, append_images=shots[1:], duration=500)
+    (root / "walk").mkdir()
+    for n, shot in enumerate(shots):
+        shot.rotate(180).convert("L").save(root / "walk" / f"{n}.png")
+    (root / "walk.txt").write_text("it walks")
+    (root / "grows.txt").write_text("it grows")
+    (root / "story.txt").write_text("Once upon a time. " * 300)
+
+    (root / "bad.png").write_bytes(b"<html>404</html>")
+    (root / "bad.jpg").write_bytes(b"")
+    (root / "cut.png").write_bytes((root / "disc00.png").read_bytes()[:60])
+    (root / "empty.wav").write_bytes(b"")
+    soundfile.write(root / "silent.wav", np.zeros(20_000), 44_100)
+    soundfile.write(root / "long.wav", tone(200, 11, 8_000), 8_000)
+    (root / "noise.wav").write_bytes(np.random.default_rng(0).bytes(2_000))
+    (root / "binary.txt").write_bytes(bytes(range(1, 128)))
+    (root / "blank.txt").write_text(" \n")
+    (root / "latin.txt").write_bytes("café".encode("latin-1"))
+    for name in ("film.mp4", "notes.pdf", ".hidden"):
+        (root / name).write_bytes(b"x")
+    (root / "gone.png").symlink_to(root / "nowhere")
+    for ending in ("png", "en.txt", "ru.txt"):
+        shutil.copy(root / f"disc01.{ending}", root / f"disc01again.{ending}")
+    return root
+
+
+@pytest.fixture(scope="module")
+def world_folder(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("own") / "world"
+    assert own.build(folder, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def world(world_folder):
+    return own.load(world_folder)
+
+
+def test_every_file_is_used_or_named_with_a_reason(folder, world_folder, world):
+    report = files.read_json(world_folder / "report.json")
+    named = {entry["name"]: entry["reason"] for entry in report["left_out"]}
+    assert set(named) == {*BROKEN, "disc01again"} - {"again"}
+    assert all(reason and str(folder) not in reason for reason in named.values())
+    assert named["disc01again"] == "is the same as disc01" and "ffmpeg" in named["film.mp4"] and "11.0 s" in named["long.wav"]
+    kinds = Counter(kind for record in world.records for kind, _, _ in record.parts)
+    assert kinds == {"image": 40 + 8, "text": 80 + 7 + 3, "audio": 10, "video": 2}
+    readable = (world_folder / "report.txt").read_text()
+    assert all(f"{name}: {reason}" in readable for name, reason in named.items())
+    assert not own.build(folder, world_folder), "nothing has changed"
+
+
+def test_pictures_are_what_the_sampler_reads(folder, world):
+    shapes = set()
+    for record in world.records:
+        if record.name.startswith("disc"):
+            (number,) = [value for kind, _, value in record.parts if kind == "image"]
+            pixels = world.part("image", number).pixels
+            np.testing.assert_array_equal(pixels, image_io.read_image(folder / f"{record.name}.png"))
+            assert (pixels[0, 0] == 255).all() and max(pixels.shape) == 32 and min(pixels.shape[:2]) % 4 == 0
+            shapes.add(pixels.shape)
+    assert len(shapes) > 4
+
+
+def test_one_picture_saved_in_many_ways_stays_in_one_split(world):
+    same = [record for record in world.records if record.name.startswith("same_")]
+    numbers = {value for record in same for kind, _, value in record.parts if kind == "image"}
+    shown = np.stack([world.part("image", n).pixels.astype(int) for n in numbers])
+    assert len(same) == 8 and 4 <= len(numbers) <= 8 and np.sqrt(np.mean((shown - shown[0]) ** 2)) < 6
+    assert len({record.split for record in same}) == 1
+    assert {record.split for record in world.records} == {"train", "valid", "test"}
+
+
+def test_what_is_shared_is_in_one_split_and_new_files_move_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = []
+    for place in range(200):
+        path = tmp_path / f"{place}.png"
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+        pictures.append(path.name)
+    chain = [{"parts": [{"image": pictures[p]}, {"image": pictures[p + 1]}]} for p in range(0, 10)]   # all linked
+    lines = chain + [{"image": name, "text": f"picture {name}"} for name in pictures[20:]]
+    (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    own.build(tmp_path / "all.jsonl", tmp_path / "world")
+    splits = [record.split for record in own.load(tmp_path / "world").records]
+    assert len(set(splits[:10])) == 1
+    counts = Counter(splits[10:])
+    assert counts["train"] > 150 and 2 <= counts["valid"] <= 20 and 2 <= counts["test"] <= 20
+    (tmp_path / "more.jsonl").write_text("\n".join(map(json.dumps, [{"text": "something new"}, *lines])))
+    own.build(tmp_path / "more.jsonl", tmp_path / "more")
+    assert [record.split for record in own.load(tmp_path / "more").records][1:] == splits
+
+
+def test_recordings_are_16_khz_mono_of_one_loudness(world):
+    for record in world.records:
+        for kind, _, value in record.parts:
+            if kind == "audio":
+                samples = world.part("audio", value).samples
+                hertz = 300 + 20 * int(record.name[4:])
+                spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+                assert abs(np.argmax(spectrum) * 16_000 / len(samples) - hertz) < 3 and abs(len(samples) - 9_600) <= 1
+                assert abs(10 * np.log10(np.mean(samples**2)) - audio_io.LOUDNESS_DB) < 0.5
+
+
+def test_loudness_does_not_depend_on_the_gain_or_on_pauses():
+    spoken = np.random.default_rng(0).normal(0, 0.05, 16_000).astype(np.float32)
+    paused = np.concatenate([np.zeros(16_000, np.float32), spoken, np.zeros(16_000, np.float32)])
+    expected = audio_io.even_loudness(spoken)
+    np.testing.assert_allclose(audio_io.even_loudness(0.02 * spoken), expected, rtol=1e-5)
+    np.testing.assert_allclose(audio_io.even_loudness(paused)[16_000:32_000], expected, rtol=1e-2)
+    click = np.zeros(16_000, np.float32)
+    click[::4_000] = 0.9
+    assert np.abs(audio_io.even_loudness(click)).max() <= 1
+    with pytest.raises(errors.InputError, match="silent"):
+        audio_io.even_loudness(1e-5 * spoken)
+
+
+def test_every_pair_is_asked_about_in_both_directions(world):
+    made = {name: list(own_documents.source(world, name, seed=0)) for name in own_documents.SOURCES}
+    kinds = {name: {tuple(type(part).__name__ for part in document if not isinstance(part, stream.Role)) for document in docs}
+             for name, docs in made.items()}
+    assert kinds["draw"] == {("Text", "Image")} and kinds["listen"] == {("Audio", "Text", "Text")}
+    assert kinds["name"] == {("Image", "Text", "Text"), ("Image", "Text", "Text", "Text", "Text")}
+    assert kinds["speech_draw"] == {("Audio", "Text", "Image")} and kinds["translate"] == {("Text", "Text")}
+    train = [record for record in world.records if record.split == "train" and record.name.startswith("disc")]
+    for record in train:
+        pixels = world.part("image", next(v for k, _, v in record.parts if k == "image")).pixels
+        for lang, caption in [(lang, value) for kind, lang, value in record.parts if kind == "text"]:
+            asked = [d for d in made["draw"] if np.array_equal(d[-1].pixels, pixels) and any(caption in t for t in said(d))]
+            told = [d for d in made["name"] if any(isinstance(p, stream.Image) and np.array_equal(p.pixels, pixels) for p in d)
+                    and caption in said(d)]
+            assert len(asked) == len(told) == 1, (record.name, lang)
+    held = {value for record in world.records if record.split != "train" for kind, _, value in record.parts if kind == "text"}
+    assert not {t for docs in made.values() for d in docs for t in said(d)} & held
+    assert sum(map(len, own_documents.valid(world).values()))
+    assert made["listen"][0][-1].text.startswith("a "), "a recording of no named language says the English text"
+
+
+def test_documents_in_order_keep_it_and_one_bad_part_leaves_out_the_whole(folder, tmp_path):
+    for name in ("disc02.png", "disc04.wav", "grows.gif", "bad.png"):
+        shutil.copy(folder / name, tmp_path / name)
+    kept = [{"role": "user"}, {"audio": "disc04.wav"}, {"text": "and"}, {"image": "disc02.png"}, {"video": "grows.gif"},
+            {"role": "model"}, {"text": "नमस्ते"}, {"image": "disc02.png"}]
+    lines = [json.dumps({"parts": kept}), "{", json.dumps({"parts": [{"text": "x"}, {"image": "bad.png"}]}), json.dumps([1]),
+             json.dumps({"parts": [{"picture": "x"}]}), json.dumps({"text": "\ud800"}), json.dumps({"image": "no\0pe.png"}),
+             json.dumps({"image": "n" * 3000}), json.dumps({"id": 7}), json.dumps({"parts": [{"role": "poet"}]}),
+             json.dumps({"video": "film.mp4"}), "", json.dumps({"text": {"en": "a disc", "pt-BR": "um disco"}, "image": ["disc02.png"]})]
+    (tmp_path / "all.jsonl").write_text("\n".join(lines))
+    own.build(tmp_path / "all.jsonl", tmp_path / "world")
+    world = own.load(tmp_path / "world")
+    report = files.read_json(tmp_path / "world" / "report.json")
+    assert {entry["name"].split(" ")[0] for entry in report["left_out"]} == {f"all.jsonl:{n}" for n in range(2, 12)}
+    assert [record.name for record in world.records] == ["all.jsonl:1", "all.jsonl:13"]
+    (document,) = own_documents.as_it_stands(world, world.records[0], np.random.default_rng(0))
+    assert [(type(part).__name__, part.name if isinstance(part, stream.Role) else "") for part in document] == [
+        ("Role", "user"), ("Audio", ""), ("Text", ""), ("Image", ""), ("Video", ""), ("Role", "model"), ("Text", ""), ("Image", "")]
+    np.testing.assert_array_equal(document[4].seconds, [0.0, 0.5, 1.0, 1.5])
+    np.testing.assert_array_equal(document[3].pixels, image_io.read_image(tmp_path / "disc02.png"))
+    asked = [d[1].text for d in own_documents.translate(world, world.records[1], np.random.default_rng(0))]
+    assert any("um disco" in question for question in asked) and any("a disc" in question for question in asked)
+
+
+def test_no_bytes_can_stop_it(tmp_path):
+    rng = np.random.default_rng(0)
+    starts = (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a\x08\x00\x08\x00", b"RIFF\x40\x00\x00\x00WAVEfmt ", b"RIFF\x40\x00\x00\x00WEBPVP8 ",
+              b"BM", b"II*\x00\x08\x00\x00\x00", b"fLaC", b"OggS", b"FORM\x00\x00\x00\x40AIFF", b"\xff\xfe")
+    for place, start in enumerate(starts):
+        for suffix in own_files.KIND_OF:
+            (tmp_path / f"{place}x{suffix[1:]}{suffix}").write_bytes(start + rng.bytes(int(rng.integers(0, 200))))
+    (tmp_path / "good.txt").write_text("one text that can be read")
+    own.build(tmp_path, tmp_path / "out")
+    report = files.read_json(tmp_path / "out" / "report.json")
+    used = {record.name for record in own.load(tmp_path / "out").records}
+    assert "good" in used and len(used) + len(report["left_out"]) == len(starts) * len(own_files.KIND_OF) + 1
+    with pytest.raises(errors.InputError, match="nothing that can be learned from"):
+        (tmp_path / "empty").mkdir()
+        own.build(tmp_path / "empty", tmp_path / "out2")
+    with pytest.raises(errors.InputError, match="must be a folder"):
+        own.build(tmp_path / "nowhere", tmp_path / "out3")
+
+
+def test_names_say_what_belongs_together(tmp_path):
+    for name in ("cat.png", "cat.txt", "cat.es.txt", "cat.es.wav", "dog.jpg", "dog.jpg.txt", "IMG.de.png", "IMG.de.txt", "song.en.mp3",
+                 "song.en.txt", "fox/1.png", "sub/cat.png", ".git/x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = {document.name: {(part.kind, part.lang) for part in document.parts} for document in own_files.find(tmp_path)[0]}
+    assert found == {"cat": {("image", ""), ("text", ""), ("text", "es"), ("audio", "es")}, "dog": {("image", ""), ("text", "")},
+                     "IMG.de": {("image", ""), ("text", "")}, "song": {("audio", "en"), ("text", "en")},
+                     "fox/1": {("image", "")}, "sub/cat": {("image", "")}}
+    labelled = {document.name: [part.value for part in document.parts if part.kind == "text"] for document in own_files.find(tmp_path, True)[0]}
+    assert labelled["fox/1"] == ["fox"] and labelled["sub/cat"] == ["sub"] and len(labelled["cat"]) == 2
+
+
+# What the later steps make of it
+
+def test_the_tokenizers_read_the_training_split(world_folder, world):
+    splits = {value: record.split for record in world.records for kind, _, value in record.parts if kind == "image"}
+    data = image_tokenizer.read_world(world_folder)
+    assert len(data.train) == sum(split == "train" for split in splits.values()) and data.train.shape[1:] == (32, 32, 3)
+    speech = audio_tokenizer.read_world(world_folder)
+    says = {value: record for record in world.records for kind, _, value in record.parts if kind == "audio"}
+    for number, clip in enumerate(speech.clips):
+        assert clip.split == says[number].split
+        assert clip.text == "", "a long text cannot be spelt in 0.6 s, so it is not taught"
+
+
+def test_a_transcript_is_taught_when_there_is_time_to_say_it(tmp_path):
+    for name, said in (("short", "hello"), ("long", "much too long to be said in so short a time")):
+        soundfile.write(tmp_path / f"{name}.wav", tone(300 + len(said)), 44_100)
+        (tmp_path / f"{name}.txt").write_text(said)
+    own.build(tmp_path, tmp_path / "out")
+    assert sorted(clip.text for clip in audio_tokenizer.read_world(tmp_path / "out").clips) == ["", "hello"]
+
+
+def test_text_alone_is_enough_for_every_step(tmp_path):
+    (tmp_path / "all.jsonl").write_text("\n".join(json.dumps({"text": f"line {n} of a text"}) for n in range(50)))
+    own.build(tmp_path / "all.jsonl", tmp_path / "world")
+    images = image_tokenizer.TrainImageTokenizer(str(tmp_path / "world"), batch_pictures=2)
+    (batch,) = images.batches(1, 0)(0)
+    assert batch.shape == (2, 32, 32, 3) and images.batch_tokens() == 2 * 64
+    sounds = audio_tokenizer.TrainAudioTokenizer(str(tmp_path / "world"))
+    assert np.count_nonzero(sounds.batches(1, 0)(0).num_samples) == 1
+    reader, world = worlds.load(tmp_path / "world")
+    shares = mixture.shares(load_config("configs/own.py", []).task.stages)
+    assert set(shares) == set(own_documents.SOURCES)
+    sample = reader.text_sample(world, shares, seed=0)
+    assert set(sample) == {record.parts[0][2] for record in world.records if record.split == "train"}
+    tokenizer = text.train(sample, 2048, is_exact=False)
+    assert 256 < tokenizer.num_pieces < 2048 and tokenizer.decode(tokenizer.encode("line 7 ж")) == "line 7 ж"
+
+
+def test_a_source_without_rows_leaves_its_part_to_the_others(tmp_path):
+    stages = (mixture.Stage("all", 1.0, {"draw": 0.5, "listen": 0.4, "name": 0.1}),)
+    dealt = Counter(mixture.Mixture(stages, {"draw": 3, "listen": 0, "name": 2}, 600, 0).row(n)[0] for n in range(600))
+    assert set(dealt) == {"draw", "name"} and abs(dealt["draw"] - 500) <= 1
+    with pytest.raises(errors.InputError, match="sources must be among"):
+        mixture.Mixture(stages, {"draw": 3, "name": 2}, 600, 0)
+    with pytest.raises(errors.InputError, match="that have rows"):
+        mixture.Mixture(stages, {"draw": 0, "listen": 0, "name": 0}, 600, 0)
+    rows.write(tmp_path, {"draw": [np.array([1, 50, 2], np.int32)], "listen": []}, 8, "vocabulary")
+    stored = rows.load(tmp_path, "vocabulary")
+    assert {name: len(r) for name, r in stored.sources.items()} == {"draw": 1, "listen": 0}
+
+
+@pytest.mark.parametrize("string", ["one two three four", "a\nb\n\nc\nd", "猫" * 9, "x", "\n\nend of it", "tail\n\n"])
+def test_a_long_text_is_cut_and_nothing_is_lost(string):
+    parts = [string]
+    for _ in range(12):
+        parts = [half for part in parts for half in (pack.cut(part) if len(part.strip()) > 1 else [part])]
+        assert "".join(parts) == string and all(parts)
+    assert all(len(part.strip()) <= 1 for part in parts)
+
+
+def test_split_needs_no_picture_and_a_small_collection_has_valid(tmp_path):
+    records = [own_check.Record(str(n), "", False, [("text", "", f"text {n}")]) for n in range(3)]
+    split = [record.split for record in own_check.split(records, own_check.Store())[0]]
+    assert sorted(split)[-1] == "valid" and "train" in split
+    assert own_check.split(records[:1], own_check.Store())[0][0].split == "train"
