@@ -59,8 +59,11 @@ class World(NamedTuple):
 def build(source: Path, out: Path, label_by_folder: bool = False) -> bool:
     """Check, split and write; False when the same was there.
 
-    Raises: InputError when there is nothing that can be used.
+    Raises: InputError when there is nothing that can be used, or `out` and `source` lie one in the other.
     """
+    here, there = source.resolve(), out.resolve()
+    if there == here or here in there.parents and source.is_dir() or there in here.parents:
+        raise errors.InputError(f"{out}: must lie outside of {source}; choose another --out, e.g. data/own/world")
     found, left_out = own_files.find(source, label_by_folder)
     inputs = {"source": str(source), "found": files.hash_json([repr(f) for f in found]), "files": files.hash_json(_stats(source, found)),
               "code": files.code_hash(own_check, own_files, splits, audio_io, image_io), "builder": files.hash_bytes(Path(__file__).read_bytes())}
@@ -69,7 +72,8 @@ def build(source: Path, out: Path, label_by_folder: bool = False) -> bool:
         store, missing = Store(), list(left_out)
         records = own_check.check(found, store, missing)
         if not records:
-            raise errors.InputError(f"{source}: holds nothing that can be learned from{_first(missing)}")
+            raise errors.InputError(f"{source}: holds nothing that can be learned from"
+                                    + (f"; {missing[0].name}: {missing[0].reason}" if missing else ""))
         records, split_of = own_check.split(records, store)
         _write(folder, records, store, split_of)
         report = _report(source, records, store, missing)
@@ -177,10 +181,6 @@ def _readable(report: dict) -> str:
     lines += [f"  {entry['name']}: {entry['reason']}" for entry in report["left_out"]]
     lines += ["in test, so never trained on:", *(f"  {name}" for name in report["held_out"])]
     return "\n".join(lines) + "\n"
-
-
-def _first(left_out: list[LeftOut]) -> str:
-    return f"; {left_out[0].name}: {left_out[0].reason}" if left_out else ""
 
 
 def _stats(source: Path, found: list[own_files.Found]) -> list[tuple[str, int, int]]:

@@ -20,7 +20,7 @@ from gemini_mini import errors
 from gemini_mini.stream import Document, Text
 
 MOST_LANGUAGES = 2       # that a picture is asked about in, in one document
-SAMPLE_BYTES = 5_000_000   # for the text tokenizer, at most
+SAMPLE_BYTES = 5_000_000   # for the text tokenizer, at most: enough for any number of pieces here
 
 
 def source(world: World, name: str, seed: int, variants: int = 1) -> Iterator[Document]:
@@ -45,7 +45,8 @@ def text_sample(world: World, shares: Mapping[str, float], seed: int) -> list[st
     """Texts to train the text tokenizer on, as often as the decoder reads them."""
     wanted = {name: source(world, name, seed) for name in sorted(shares) if shares[name]}
     read = documents.read_all(wanted, shares)
-    return documents.sample(read, SAMPLE_BYTES, seed)
+    once = sum(len(text.encode()) for found in read.values() for text in found.texts)
+    return documents.sample(read, min(once, SAMPLE_BYTES), seed)
 
 
 # One record to documents

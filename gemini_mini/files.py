@@ -98,6 +98,8 @@ def build(path: str | Path, inputs: dict, make: Callable[[Path], dict | None]) -
 
     `inputs` is any JSON value that decides the content (config, versions, code hash, hashes of
     what is read). What `make` returns is kept beside them. Returns False when the folder was reused.
+
+    Raises: InputError when something else is at `path`: it would be lost.
     """
     path = Path(path)
     key = hash_json(inputs)
@@ -105,6 +107,8 @@ def build(path: str | Path, inputs: dict, make: Callable[[Path], dict | None]) -
     if stamp.is_file() and read_json(stamp).get("key") == key:
         print(f"reused {path} (unchanged)")
         return False
+    if path.exists() and not stamp.is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise errors.InputError(f"{path}: must be new, or a folder built before, but holds something else; choose another name")
     beside = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)

@@ -222,22 +222,39 @@ def test_documents_in_order_keep_it_and_one_bad_part_leaves_out_the_whole(folder
 
 
 def test_no_bytes_can_stop_it(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
     rng = np.random.default_rng(0)
     starts = (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a\x08\x00\x08\x00", b"RIFF\x40\x00\x00\x00WAVEfmt ", b"RIFF\x40\x00\x00\x00WEBPVP8 ",
               b"BM", b"II*\x00\x08\x00\x00\x00", b"fLaC", b"OggS", b"FORM\x00\x00\x00\x40AIFF", b"\xff\xfe")
     for place, start in enumerate(starts):
         for suffix in own_files.KIND_OF:
-            (tmp_path / f"{place}x{suffix[1:]}{suffix}").write_bytes(start + rng.bytes(int(rng.integers(0, 200))))
-    (tmp_path / "good.txt").write_text("one text that can be read")
-    own.build(tmp_path, tmp_path / "out")
+            (mine / f"{place}x{suffix[1:]}{suffix}").write_bytes(start + rng.bytes(int(rng.integers(0, 200))))
+    (mine / "good.txt").write_text("one text that can be read")
+    own.build(mine, tmp_path / "out")
     report = files.read_json(tmp_path / "out" / "report.json")
     used = {record.name for record in own.load(tmp_path / "out").records}
     assert "good" in used and len(used) + len(report["left_out"]) == len(starts) * len(own_files.KIND_OF) + 1
+
+
+def test_nothing_of_the_users_is_overwritten(tmp_path):
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    for folder in (mine, other, tmp_path / "empty"):
+        folder.mkdir()
+    (mine / "a.txt").write_text("a text")
+    (other / "thesis.txt").write_text("years of work")
+    for out in (mine, mine / "out", tmp_path):
+        with pytest.raises(errors.InputError, match="outside"):
+            own.build(mine, out)
+    with pytest.raises(errors.InputError, match="holds something else"):
+        own.build(mine, other)
     with pytest.raises(errors.InputError, match="nothing that can be learned from"):
-        (tmp_path / "empty").mkdir()
-        own.build(tmp_path / "empty", tmp_path / "out2")
+        own.build(tmp_path / "empty", tmp_path / "out")
     with pytest.raises(errors.InputError, match="must be a folder"):
-        own.build(tmp_path / "nowhere", tmp_path / "out3")
+        own.build(tmp_path / "nowhere", tmp_path / "out")
+    assert own.build(mine, tmp_path / "empty") and (mine / "a.txt").exists() and (other / "thesis.txt").exists()
+    with pytest.raises(errors.InputError, match="no questions"):
+        worlds.embedded(tmp_path / "empty")
 
 
 def test_names_say_what_belongs_together(tmp_path):
@@ -267,10 +284,11 @@ def test_the_tokenizers_read_the_training_split(world_folder, world):
 
 
 def test_a_transcript_is_taught_when_there_is_time_to_say_it(tmp_path):
+    (tmp_path / "mine").mkdir()
     for name, said in (("short", "hello"), ("long", "much too long to be said in so short a time")):
-        soundfile.write(tmp_path / f"{name}.wav", tone(300 + len(said)), 44_100)
-        (tmp_path / f"{name}.txt").write_text(said)
-    own.build(tmp_path, tmp_path / "out")
+        soundfile.write(tmp_path / "mine" / f"{name}.wav", tone(300 + len(said)), 44_100)
+        (tmp_path / "mine" / f"{name}.txt").write_text(said)
+    own.build(tmp_path / "mine", tmp_path / "out")
     assert sorted(clip.text for clip in audio_tokenizer.read_world(tmp_path / "out").clips) == ["", "hello"]
 
 

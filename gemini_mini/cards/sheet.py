@@ -7,7 +7,7 @@ Next: card.py; text.py, image.py and audio.py, a card each.
 
 from pathlib import Path
 
-from data_prep import emoji_world
+from data_prep import worlds
 from gemini_mini import errors, files, report
 from gemini_mini.cards import audio, card, image, text
 from gemini_mini.data import mixture
@@ -30,7 +30,7 @@ def write(run_folder: Path, world_folder: Path | None) -> Path:
         raise errors.InputError(f"{run_folder}: has no tokenizers/; give a run folder that train.py made with a decoder's config")
     task = files.read_json(run_folder / "run.json")["settings"]["task"]
     tokenizers = bundle.load(*(run_folder / "tokenizers" / name for name in ("text.model", "image.safetensors", "audio.safetensors")))
-    world = emoji_world.load(world_folder or Path(task["rows"]).parent / "world")
+    world = worlds.embedded(world_folder or Path(task["rows"]).parent / "world")
     shares = mixture.shares(tuple(mixture.Stage(**stage) for stage in task["stages"]))
     made = [text.make(tokenizers.text, world, shares), image.make(tokenizers.image, world), audio.make(tokenizers.audio, world)]
     for one in made:

@@ -19,7 +19,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from data_prep import documents, emoji_world
+from data_prep import documents, worlds
 from gemini_mini import errors, files, memory
 from gemini_mini import run as run_lib
 from gemini_mini.decode import engine, grammar
@@ -50,7 +50,7 @@ def evaluate(run_folder: Path, world_folder: Path | None, settings: suite.Settin
     begin = time.perf_counter()
     run = run_lib.load(run_folder)
     world_folder = world_folder or Path(run.settings["task"]["rows"]).parent / "world"
-    world = emoji_world.load(world_folder)
+    world = worlds.embedded(world_folder)
     key = files.hash_json([files.hash_bytes((run_folder / "model.safetensors").read_bytes()), run.tokenizers.vocab.fingerprint,
                            world.fingerprint, dataclasses.asdict(settings), temperature, files.code_hash(suite, documents, engine, grammar)])
     done = run_folder / "evals_detail.json"

@@ -185,8 +185,8 @@ def read_world(folder: str | Path) -> Speech:
     """
     folder = Path(folder)
     if not (folder / "built.json").is_file():
-        raise errors.InputError(f"{folder}: holds no finished world; "
-                                f"run: python -m data_prep.emoji_world --size demo --out {folder}")
+        raise errors.InputError(f"{folder}: holds no finished world; build it by "
+                                "data_prep.emoji_world, or by data_prep.own from your own data (README)")
     shards = sorted(shard for shard in (folder / "speech").iterdir() if shard.name.isdigit())
     waves = [wave for shard in shards for wave in np.split(
         np.load(shard / "samples.npy", mmap_mode="r"), np.cumsum(np.load(shard / "lengths.npy"))[:-1])]

@@ -148,8 +148,8 @@ def read_world(folder: str | Path, large: str = "") -> Pictures:
     """
     folder = Path(folder)
     if not (folder / "built.json").is_file():
-        raise errors.InputError(f"{folder}: holds no finished world; "
-                                f"run: python -m data_prep.emoji_world --size demo --out {folder}")
+        raise errors.InputError(f"{folder}: holds no finished world; build it by "
+                                "data_prep.emoji_world, or by data_prep.own from your own data (README)")
     splits = np.array([item["split"] for item in files.read_json(folder / "pictures" / "items.json")], str)
     filmed = np.array([split for *_, split in files.read_json(folder / "video" / "shots.json")], str)
     pictures = np.load(folder / "pictures" / "pictures.npy")
