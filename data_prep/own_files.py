@@ -85,7 +85,7 @@ def _in_folder(root: Path, label_by_folder: bool) -> tuple[list[Found], list[Lef
             continue
         for path in known:
             stem, lang = path.stem, ""
-            base, dot, ending = stem.rpartition(".")
+            base, _, ending = stem.rpartition(".")
             if stem not in shown and base and f".{ending.lower()}" in KIND_OF:   # cat.png.txt
                 stem = base
             elif stem not in shown and base and LANGUAGE.fullmatch(ending):

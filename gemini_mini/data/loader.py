@@ -6,12 +6,13 @@ from gemini_mini.data import mixture, packing, rows
 
 
 class Loader:
-    """Deals `batch_rows` rows a step, `steps` steps in all."""
+    """Deals `batch_rows` rows a step, `steps` steps in all; `most_passes` as for the mixture."""
 
-    def __init__(self, stored: rows.Rows, stages: tuple[mixture.Stage, ...], batch_rows: int, steps: int, seed: int):
+    def __init__(self, stored: rows.Rows, stages: tuple[mixture.Stage, ...], batch_rows: int, steps: int, seed: int,
+                 most_passes: int = 0):
         self.rows, self.batch_rows = stored.sources, batch_rows
         sizes = {name: len(r) for name, r in stored.sources.items()}
-        self.mixture = mixture.Mixture(stages, sizes, steps * batch_rows, seed)
+        self.mixture = mixture.Mixture(stages, sizes, steps * batch_rows, seed, most_passes)
 
     def batch(self, step: int) -> packing.Batch:
         """Rows step * batch_rows and following."""

@@ -43,11 +43,14 @@ def shares(stages: tuple[Stage, ...]) -> dict[str, float]:
 class Mixture:
     """Row n of a run of `total_rows` rows, for sources of the given sizes.
 
+    A source that has no rows, or would be read more than `most_passes` times (0: any number), leaves the rest
+    of its part to the others.
     Raises: InputError when a stage is empty, out of order, names an unknown source or has no
     positive weight.
     """
 
-    def __init__(self, stages: tuple[Stage, ...], sizes: Mapping[str, int], total_rows: int, seed: int):
+    def __init__(self, stages: tuple[Stage, ...], sizes: Mapping[str, int], total_rows: int, seed: int,
+                 most_passes: int = 0):
         self.names, self.sizes, self.seed = sorted(sizes), sizes, seed
         self.ends: list[int] = []
         self.blocks: list[_Block] = []
@@ -57,7 +60,6 @@ class Mixture:
             where = f"mixture stage {i} ({stage.name})"
             if unknown := sorted(set(stage.weights) - set(sizes)):
                 raise errors.InputError(f"{where}: sources must be among {self.names}, got {unknown}")
-            # A source that is known and has no rows leaves its part to the others.
             weights = np.array([stage.weights.get(name, 0.0) * (sizes[name] > 0) for name in self.names])
             if not (weights >= 0).all() or weights.sum() <= 0:
                 raise errors.InputError(f"{where}: weights must be >= 0, and sum to > 0 over sources that have rows, "
@@ -65,7 +67,10 @@ class Mixture:
             end = round(stage.until * total_rows)
             if end < start or stage.until > 1 or (i == len(stages) - 1 and stage.until != 1):
                 raise errors.InputError(f"{where}: stages must end in order, the last at 1.0, got {stage.until}")
-            block = _block(weights / weights.sum())
+            weights = weights / weights.sum()
+            if most_passes:
+                weights = _limited(weights, most_passes * np.array([sizes[name] for name in self.names]) / total_rows)
+            block = _block(weights)
             self.ends.append(end)
             self.blocks.append(block)
             self.used.append(self.used[-1] + block.counts(end - start))
@@ -84,6 +89,20 @@ class Mixture:
         name = self.names[source]
         passes, within = divmod(int(nth), self.sizes[name])
         return name, int(_permutation(self.seed, source, passes, self.sizes[name])[within])
+
+
+def _limited(weights: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """Weights that sum to 1, none above its `most`; where those cannot fill a whole, in their proportion."""
+    most = np.where(weights > 0, most, 0)
+    if most.sum() <= 1:
+        return most / most.sum()
+    full = np.zeros(len(weights), bool)
+    while True:
+        share = weights * (1 - most[full].sum()) / weights[~full].sum()
+        limited = np.where(full, most, share)
+        if not (limited > most + 1e-12).any():
+            return limited
+        full |= limited > most
 
 
 class _Block(NamedTuple):

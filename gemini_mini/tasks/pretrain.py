@@ -33,6 +33,7 @@ class Pretrain:
     stages: tuple[mixture.Stage, ...]
     model: decoder.DecoderConfig = decoder.DecoderConfig()
     batch_rows: int = 8
+    most_passes: int = 0  # above 0: a source is read no more often, and leaves its part to the others
     user_weight: float = 1.0  # of what the user says: a question is given, not to be guessed
     answer_text_weight: float = 1.0  # of the model's words: few beside the codes of a picture
     hide_images: float = 0.0  # hide codes of the pictures it draws from the input, up to this share of a row's
@@ -56,7 +57,7 @@ class Pretrain:
         return decoder.Decoder(replace(self.model, vocab_size=self.tokenizers.vocab.size), rngs)
 
     def batches(self, steps: int, seed: int) -> Callable[[int], packing.Batch]:
-        return loader.Loader(self.train_rows, self.stages, self.batch_rows, steps, seed).batch
+        return loader.Loader(self.train_rows, self.stages, self.batch_rows, steps, seed, self.most_passes).batch
 
     def loss(self, module: decoder.Decoder, batch: packing.Batch, key) -> tuple[jax.Array, dict[str, jax.Array]]:
         vocab = self.tokenizers.vocab
