@@ -65,7 +65,7 @@ def build(source: Path, out: Path, label_by_folder: bool = False) -> bool:
     if there == here or here in there.parents and source.is_dir() or there in here.parents:
         raise errors.InputError(f"{out}: must lie outside of {source}; choose another --out, e.g. data/own/world")
     found, left_out = own_files.find(source, label_by_folder)
-    inputs = {"source": str(source), "found": files.hash_json([repr(f) for f in found]), "files": files.hash_json(_stats(source, found)),
+    inputs = {"source": own_files.shown(source), "found": files.hash_json([repr(f) for f in found]), "files": files.hash_json(_stats(source, found)),
               "code": files.code_hash(own_check, own_files, splits, audio_io, image_io), "builder": files.hash_bytes(Path(__file__).read_bytes())}
 
     def make(folder: Path) -> dict:
@@ -163,7 +163,7 @@ def _report(source: Path, records: list[Record], store: Store, left_out: list[Le
     seconds = sum(len(samples) for samples, _ in store.arrays["audio"]) / stream.SAMPLE_RATE_HZ
     shapes = Counter(f"{pixels.shape[1]} x {pixels.shape[0]}" for pixels, _ in store.arrays["image"])
     held_out = [r.name for r in records if r.split == "test"]
-    return {"source": str(source), "documents": dict(Counter(r.split for r in records)), "texts": dict(texts),
+    return {"source": own_files.shown(source), "documents": dict(Counter(r.split for r in records)), "texts": dict(texts),
             "pictures": len(store.arrays["image"]), "sizes": dict(shapes.most_common()), "sounds": len(store.arrays["audio"]),
             "minutes_of_sound": round(seconds / 60, 2), "clips": len(store.arrays["video"]), "held_out": held_out,
             "left_out": [entry._asdict() for entry in left_out]}
@@ -190,7 +190,7 @@ def _stats(source: Path, found: list[own_files.Found]) -> list[tuple[str, int, i
     for path in sorted(named | {source}):
         with contextlib.suppress(OSError, ValueError):  # what cannot be looked at is named when it is read
             for each in sorted(path.iterdir()) if path.is_dir() and path != source else [path]:
-                stats.append((str(each), each.stat().st_size, each.stat().st_mtime_ns))
+                stats.append((repr(each), each.stat().st_size, each.stat().st_mtime_ns))
     return stats
 
 

@@ -86,7 +86,7 @@ def check(found: list[own_files.Found], store: Store, left_out: list[LeftOut]) -
                     kind, value = store.add(part)
                     parts.append((kind, part.lang, value))
                 except (errors.InputError, OSError) as error:
-                    wrong.append(LeftOut(_named(document, part), str(error)))
+                    wrong.append(LeftOut(_named(document, part), own_files.shown(str(error))))
             bar.advance()
             left_out += wrong
             if wrong and document.in_order:
@@ -105,7 +105,8 @@ def _named(document: own_files.Found, part: own_files.Part) -> str:
     """A file is named with its document where that is a line, by itself where it is a file."""
     if isinstance(part.value, str):
         return f"{document.name} ({part.kind})"
-    return f"{document.name} ({part.value.name})" if ":" in document.name else str(Path(document.name).parent / part.value.name)
+    name = own_files.shown(part.value.name)
+    return f"{document.name} ({name})" if ":" in document.name else str(Path(document.name).parent / name)
 
 
 # Reading: the kind of a file and its arrays, or an InputError that says why not.

@@ -58,6 +58,11 @@ class LeftOut(NamedTuple):
     reason: str
 
 
+def shown(name: str | Path) -> str:
+    """A name that can be written: Linux allows bytes that are no UTF-8."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
+
+
 def find(source: Path, label_by_folder: bool = False) -> tuple[list[Found], list[LeftOut]]:
     """All documents under a folder or in a JSONL file, in the order of their names or lines.
 
@@ -75,27 +80,26 @@ def _in_folder(root: Path, label_by_folder: bool) -> tuple[list[Found], list[Lef
     groups: dict[Path, list[Part]] = {}
     left_out = []
     for folder, names in _walk(root):
-        known = [folder / name for name in names if KIND_OF.get(Path(name).suffix.lower())]
-        left_out += [LeftOut(str((folder / name).relative_to(root)), unknown(Path(name).suffix.lower()))
-                     for name in names if folder / name not in known]
-        shown = {path.stem for path in known if KIND_OF[path.suffix.lower()] in ("image", "video")}
-        is_clip = folder != root and _is_clip(folder, known)
-        if is_clip:
+        known = [folder / name for name in names if Path(name).suffix.lower() in KIND_OF]
+        left_out += [LeftOut(shown((folder / name).relative_to(root)), unknown(Path(name).suffix.lower()))
+                     for name in names if Path(name).suffix.lower() not in KIND_OF]
+        if folder != root and _is_clip(folder, known):
             groups.setdefault(folder, []).append(Part("video", "", folder))
             continue
+        seen = {path.stem for path in known if KIND_OF[path.suffix.lower()] in ("image", "video")}
         for path in known:
             stem, lang = path.stem, ""
             base, _, ending = stem.rpartition(".")
-            if stem not in shown and base and f".{ending.lower()}" in KIND_OF:   # cat.png.txt
+            if stem not in seen and base and f".{ending.lower()}" in KIND_OF:   # cat.png.txt
                 stem = base
-            elif stem not in shown and base and LANGUAGE.fullmatch(ending):
+            elif stem not in seen and base and LANGUAGE.fullmatch(ending):
                 stem, lang = base, ending
             groups.setdefault(folder / stem, []).append(Part(KIND_OF[path.suffix.lower()], lang, path))
     found = []
     for path, parts in sorted(groups.items()):
         if label_by_folder and path.parent != root and not any(part.kind == "text" for part in parts):
             parts = [*parts, Part("text", "", path.parent.name.replace("_", " "))]
-        found.append(Found(str(path.relative_to(root)), parts))
+        found.append(Found(shown(path.relative_to(root)), parts))
     return found, left_out
 
 
@@ -108,13 +112,9 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 def _is_clip(folder: Path, known: list[Path]) -> bool:
     """Pictures alone, and beside the folder a text of its name."""
-    beside = folder.parent.glob(f"{_literal(folder.name)}*.txt")
-    is_named = any(re.fullmatch(rf"{re.escape(folder.name)}(\.{LANGUAGE.pattern})?\.txt", path.name) for path in beside)
-    return is_named and bool(known) and all(KIND_OF[path.suffix.lower()] == "image" for path in known)
-
-
-def _literal(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
+    caption = re.compile(rf"{re.escape(folder.name)}(\.{LANGUAGE.pattern})?\.txt")
+    are_pictures = bool(known) and all(KIND_OF[path.suffix.lower()] == "image" for path in known)
+    return are_pictures and any(map(caption.fullmatch, os.listdir(folder.parent)))
 
 
 def unknown(suffix: str) -> str:
@@ -164,6 +164,8 @@ def _parts(entry: object, folder: Path) -> list[Part]:
         if kind not in (*SUFFIXES, "role"):
             raise errors.InputError(f"a part must be one of text, image, audio, video, role, got {kind!r}")
         for lang, one in value.items() if isinstance(value, dict) else [("", value)]:
+            if lang and not LANGUAGE.fullmatch(lang):
+                raise errors.InputError(f"a language must be such as en or pt-BR, got {lang!r:.60}")
             for single in one if isinstance(one, list) else [one]:
                 if not isinstance(single, str) or not single:
                     raise errors.InputError(f"{kind} must be a string that is not empty, got {single!r:.60}")

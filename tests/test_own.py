@@ -1,8 +1,10 @@
 """Laws of own data: every file is used or named, nothing straddles splits, the order of parts and both directions are kept."""
 
 import json
+import os
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -205,13 +207,13 @@ def test_documents_in_order_keep_it_and_one_bad_part_leaves_out_the_whole(folder
     lines = [json.dumps({"parts": kept}), "{", json.dumps({"parts": [{"text": "x"}, {"image": "bad.png"}]}), json.dumps([1]),
              json.dumps({"parts": [{"picture": "x"}]}), json.dumps({"text": "\ud800"}), json.dumps({"image": "no\0pe.png"}),
              json.dumps({"image": "n" * 3000}), json.dumps({"id": 7}), json.dumps({"parts": [{"role": "poet"}]}),
-             json.dumps({"video": "film.mp4"}), "", json.dumps({"text": {"en": "a disc", "pt-BR": "um disco"}, "image": ["disc02.png"]})]
+             json.dumps({"video": "film.mp4"}), json.dumps({"text": {"{x}": "a"}}), "", json.dumps({"text": {"en": "a disc", "pt-BR": "um disco"}, "image": ["disc02.png"]})]
     (tmp_path / "all.jsonl").write_text("\n".join(lines))
     own.build(tmp_path / "all.jsonl", tmp_path / "world")
     world = own.load(tmp_path / "world")
     report = files.read_json(tmp_path / "world" / "report.json")
-    assert {entry["name"].split(" ")[0] for entry in report["left_out"]} == {f"all.jsonl:{n}" for n in range(2, 12)}
-    assert [record.name for record in world.records] == ["all.jsonl:1", "all.jsonl:13"]
+    assert {entry["name"].split(" ")[0] for entry in report["left_out"]} == {f"all.jsonl:{n}" for n in range(2, 13)}
+    assert [record.name for record in world.records] == ["all.jsonl:1", "all.jsonl:14"]
     (document,) = own_documents.as_it_stands(world, world.records[0], np.random.default_rng(0))
     assert [(type(part).__name__, part.name if isinstance(part, stream.Role) else "") for part in document] == [
         ("Role", "user"), ("Audio", ""), ("Text", ""), ("Image", ""), ("Video", ""), ("Role", "model"), ("Text", ""), ("Image", "")]
@@ -231,10 +233,12 @@ def test_no_bytes_can_stop_it(tmp_path):
         for suffix in own_files.KIND_OF:
             (mine / f"{place}x{suffix[1:]}{suffix}").write_bytes(start + rng.bytes(int(rng.integers(0, 200))))
     (mine / "good.txt").write_text("one text that can be read")
+    for name in (b"\xff.png", b"\xfe.txt", b"\xfd.what"):
+        (Path(os.fsdecode(bytes(mine) + b"/" + name))).write_bytes(b"not UTF-8 itself \xff")
     own.build(mine, tmp_path / "out")
     report = files.read_json(tmp_path / "out" / "report.json")
     used = {record.name for record in own.load(tmp_path / "out").records}
-    assert "good" in used and len(used) + len(report["left_out"]) == len(starts) * len(own_files.KIND_OF) + 1
+    assert "good" in used and len(used) + len(report["left_out"]) == len(starts) * len(own_files.KIND_OF) + 1 + 3
 
 
 def test_nothing_of_the_users_is_overwritten(tmp_path):
