@@ -182,14 +182,14 @@ def split(records: list[Record], store: Store) -> tuple[list[Record], dict[tuple
     return records, {key: split_of_label[labels[node]] for key, node in nodes.items() if key[0] in store.arrays}
 
 
-def _look_alike(pictures: list[UInt8[np.ndarray, "_ _ 3"]]) -> list[tuple[int, int]]:
+def _look_alike(pictures: list[UInt8[np.ndarray, "_ _ 3"]]) -> list[list[int]]:
     """Pairs of pictures that are one, scaled or compressed anew: nearly the same at 8 x 8."""
     if len(pictures) < 2:
         return []
     small = np.stack([padded(picture, IMAGE_SIZE) for picture in pictures]).astype(np.float32)
     pooled = small.reshape(len(small), THUMBNAIL, IMAGE_SIZE // THUMBNAIL, THUMBNAIL, IMAGE_SIZE // THUMBNAIL, 3).mean((2, 4))
     points = pooled.reshape(len(small), -1)
-    return sorted(spatial.cKDTree(points).query_pairs(SAME_LEVELS * points.shape[1] ** 0.5))
+    return spatial.cKDTree(points).query_pairs(SAME_LEVELS * points.shape[1] ** 0.5, output_type="ndarray").tolist()
 
 
 def padded(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -134,6 +134,19 @@ def test_one_picture_saved_in_many_ways_stays_in_one_split(world):
     assert {record.split for record in world.records} == {"train", "valid", "test"}
 
 
+def test_what_looks_alike_is_never_held_out_from_itself():
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (60, 8, 8, 3)).repeat(4, 1).repeat(4, 2)
+    again = np.clip(pictures + rng.normal(0, 3, pictures.shape), 0, 255)
+    store = own_check.Store()
+    store.arrays["image"] = [(picture.astype(np.uint8), f"{place}") for place, picture in enumerate([*pictures, *again])]
+    records = [own_check.Record(str(place), "", False, [("image", "", place)]) for place in range(120)]
+    split, of_picture = own_check.split(records, store)
+    split = [record.split for record in split]
+    assert split[:60] == split[60:] and set(split) == {"train", "valid", "test"}
+    assert [of_picture["image", place] for place in range(120)] == split
+
+
 def test_what_is_shared_is_in_one_split_and_new_files_move_nothing(tmp_path):
     rng = np.random.default_rng(0)
     pictures = []
