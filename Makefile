@@ -36,8 +36,8 @@ own: .venv/installed
 	$(BIN)/python -m data_prep.own "$(DATA)" --out data/own/world
 	$(BIN)/python -m data_prep.train_text_tokenizer data/own/world --config configs/own.py --pieces 2048 --out data/own/text
 	$(BIN)/python train.py configs/image_tokenizer.py task.world=data/own/world run.folder=runs/own-image run.budget=$(BUDGET) \
-		$$(grep -q train data/own/world/pictures/items.json data/own/world/video/shots.json || echo run.steps=1)
-	$(BIN)/python train.py configs/own_audio.py run.budget=$(BUDGET) $$(test -d data/own/world/speech/0000 || echo run.steps=1)
+		$$(grep -q train data/own/world/pictures/items.json data/own/world/video/shots.json || echo run.steps=1 run.max_minutes=0)
+	$(BIN)/python train.py configs/own_audio.py run.budget=$(BUDGET) $$(test -d data/own/world/speech/0000 || echo run.steps=1 run.max_minutes=0)
 	$(BIN)/python -m data_prep.pack data/own/world --row-tokens 512 --text data/own/text/text.model \
 		--image runs/own-image/image.safetensors --audio runs/own-audio/audio.safetensors --out data/own/rows
 	$(BIN)/python train.py configs/own.py run.budget=$(BUDGET)

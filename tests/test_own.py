@@ -326,6 +326,17 @@ def test_text_alone_is_enough_for_every_step(tmp_path):
     assert 256 < tokenizer.num_pieces < 2048 and tokenizer.decode(tokenizer.encode("line 7 ж")) == "line 7 ж"
 
 
+def test_any_text_makes_a_tokenizer():
+    letters = [chr(0x4E00 + n) for n in range(5_000)]
+    many = ["".join(letters[n % 5_000] for n in range(first, first + 50)) for first in range(0, 9_000, 45)] + ["很好"] * 500
+    for sample in (many, ["a"]):
+        tokenizer = text.train(sample, 1024, is_exact=False)
+        assert 256 < tokenizer.num_pieces <= 1024
+        assert all(tokenizer.decode(tokenizer.encode(line)) == line for line in (*sample[:20], "很好 a"))
+    with pytest.raises(errors.InputError, match="cannot make 1024 pieces"):
+        text.train(many, 1024)
+
+
 def test_a_source_without_rows_leaves_its_part_to_the_others(tmp_path):
     stages = (mixture.Stage("all", 1.0, {"draw": 0.5, "listen": 0.4, "name": 0.1}),)
     dealt = Counter(mixture.Mixture(stages, {"draw": 3, "listen": 0, "name": 2}, 600, 0).row(n)[0] for n in range(600))

@@ -6,6 +6,7 @@ writes a space as U+2581 inside, and gives one back for the other. So U+2581 is 
 Fact: the Gemini report (section 4) trains its vocabulary on a large sample of the whole corpus.
 """
 
+import collections
 import io
 import itertools
 import os
@@ -19,6 +20,7 @@ from gemini_mini import errors, files
 
 
 SPACE_MARK = "\u2581"
+NUM_BYTES = 256
 
 
 class TextTokenizer:
@@ -74,9 +76,15 @@ class TextTokenizer:
 def train(sentences: Iterable[str], num_pieces: int, is_exact: bool = True) -> TextTokenizer:
     """Train a BPE vocabulary; the same sentences give the same model.
 
-    Raises: InputError when the sample is too small for `num_pieces`, which are the most it has unless `is_exact`.
+    Unless `is_exact`, any sample will do: a small one has fewer pieces, and of many letters the rare ones are bytes.
+    Raises: InputError when the sample does not fit `num_pieces`.
     """
     out = io.BytesIO()
+    if not is_exact:
+        sentences = list(sentences)
+        letters = collections.Counter(itertools.chain.from_iterable(sentences))
+        kept = {letter for letter, _ in letters.most_common((num_pieces - NUM_BYTES) // 2)}
+        sentences = ["".join(letter for letter in sentence if letter in kept) for sentence in sentences]
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(sentences), model_writer=out, vocab_size=num_pieces, model_type="bpe",
@@ -84,7 +92,7 @@ def train(sentences: Iterable[str], num_pieces: int, is_exact: bool = True) -> T
             normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True, user_defined_symbols=["\n", "\t"], max_sentence_length=1 << 20,
             bos_id=-1, eos_id=-1, pad_id=-1, unk_id=0, num_threads=1, minloglevel=2,
-            **({} if is_exact else {"hard_vocab_limit": False}),
+            **({} if is_exact else {"hard_vocab_limit": False, "required_chars": SPACE_MARK}),
         )
     except (RuntimeError, OSError) as error:
         raise errors.InputError(f"text tokenizer: cannot make {num_pieces} pieces of this sample ({error}); "
