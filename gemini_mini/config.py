@@ -27,6 +27,7 @@ class Experiment:
     task: Any  # a loop.Task; which one is chosen by its type
     optim: optim.OptimConfig
     run: loop.RunConfig
+    source: tuple[str, ...] = ()  # the file and the overrides it was loaded from, so that replay.py can load it again
 
 
 def load(path: str, overrides: list[str]) -> Experiment:
@@ -47,7 +48,7 @@ def load(path: str, overrides: list[str]) -> Experiment:
         if not equals:
             raise errors.InputError(f"{override}: an override is written name=value, such as optim.lr=1e-3")
         experiment = _replace(experiment, name.split("."), value, name)
-    return experiment
+    return dataclasses.replace(experiment, source=(path, *overrides))
 
 
 def to_json(value: Any) -> Any:

@@ -1,9 +1,9 @@
-"""Checkpoints: whole or not there, and never believed without their checksums.
+"""Checkpoints: whole or not there, written beside the training, never believed without their checksums.
 
     RUN/checkpoints/00000120/state        the arrays, by Orbax
-    RUN/checkpoints/00000120/sums.json    a hash of every array
+    RUN/checkpoints/00000120/sums.json    a checksum of every array, and how good the step was
 
-Orbax restores a flipped byte without a word, so each array is hashed before it is written and
+Orbax restores a flipped byte without a word, so each array is summed before it is written and
 after it is read; a damaged checkpoint gives way, loudly, to the one before it.
 """
 
@@ -11,64 +11,112 @@ import logging
 import os
 import shutil
 import sys
+from concurrent import futures
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from gemini_mini import errors, files
+from gemini_mini.train import trace
 
 
-def array_hashes(state) -> dict[str, str]:
-    """A hash of every array of a tree, by its path."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {jax.tree_util.keystr(path): files.hash_bytes(np.asarray(leaf).tobytes()) for path, leaf in leaves}
+class Keep(NamedTuple):
+    """Which checkpoints stay: the newest `last`, the best one, and those of every so many steps."""
+
+    last: int
+    every: int = 0
+    best: bool = False  # of those saved with a score
 
 
-def save(folder: Path, step: int, state, keep: int) -> None:
-    """Write the state of `step`, then drop all but the newest `keep`.
+class Saver:
+    """`with Saver(folder, keep) as saver: saver.save(step, state)` returns once the state is copied from the devices.
 
-    Raises: OSError when the disk is full; the checkpoints before stay as they were.
+    The next save, or the end, waits for the one before. Every process of a job calls it alike.
     """
-    ocp = _orbax()
-    folder = folder.absolute()  # Orbax takes no other
-    beside = folder / f".{step:08d}.tmp"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        ocp.save(beside / "state", jax.tree.leaves(state))
-        files.write_json(beside / "sums.json", array_hashes(state))
-        shutil.rmtree(folder / f"{step:08d}", ignore_errors=True)
-        os.replace(beside, folder / f"{step:08d}")
-    except Exception as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise OSError(f"{folder}: checkpoint of step {step} could not be written ({_short(error)}); the one before "
-                      "is intact: free some space and run the same command again") from error
-    for old in steps(folder)[:-keep]:
-        shutil.rmtree(folder / f"{old:08d}")
+
+    def __init__(self, folder: Path, keep: Keep):
+        self.folder, self.keep = folder.absolute(), keep  # Orbax takes no other
+        self.pool = futures.ThreadPoolExecutor(1)
+        self.pending: futures.Future | None = None
+
+    def save(self, step: int, state, score: float | None = None) -> None:
+        """Write the state of `step`; the lowest score is the best.
+
+        Raises: OSError, here or at the next call, when the disk is full; the checkpoints before stay as they were.
+        """
+        self.wait()
+        beside = self.folder / f".{step:08d}.tmp"
+        if jax.process_index() == 0:
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+        _meet(f"saving {step}")
+        sums = _sums(state)
+        try:
+            response = _orbax().save_async(beside / "state", jax.tree.leaves(state))
+        except Exception as error:
+            raise self._failed(step, error) from error
+        self.pending = self.pool.submit(self._finish, step, response, {"sums": sums, "score": score})
+
+    def wait(self) -> None:
+        """Until the last save is whole. Raises: OSError when it failed."""
+        if self.pending:
+            pending, self.pending = self.pending, None
+            pending.result()
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.wait()
+        finally:
+            self.pool.shutdown()
+
+    def _finish(self, step: int, response, about: dict) -> None:
+        beside = self.folder / f".{step:08d}.tmp"
+        try:
+            response.result()
+            if jax.process_index():
+                return
+            files.write_json(beside / "sums.json", about)
+            shutil.rmtree(self.folder / f"{step:08d}", ignore_errors=True)
+            os.replace(beside, self.folder / f"{step:08d}")
+        except Exception as error:
+            raise self._failed(step, error) from error
+        for old in sorted(set(steps(self.folder)) - kept(self.folder, self.keep)):
+            shutil.rmtree(self.folder / f"{old:08d}")
+
+    def _failed(self, step: int, error: Exception) -> OSError:
+        shutil.rmtree(self.folder / f".{step:08d}.tmp", ignore_errors=True)
+        return OSError(f"{self.folder}: checkpoint of step {step} could not be written ({_short(error)}); the one before "
+                       "is intact: free some space and run the same command again")
 
 
-def restore(folder: Path, template) -> tuple[int, object] | None:
-    """(step, state) of the newest intact checkpoint, shaped and placed like `template`; None without any.
+def restore(folder: Path, template, last: int | None = None) -> tuple[int, object] | None:
+    """(step, state) of the newest intact checkpoint, of step `last` at most, shaped and placed like `template`.
 
-    Raises: InputError when there are checkpoints and none is intact.
+    None without any. Raises: InputError when there are checkpoints and none is intact.
     """
     ocp = _orbax()
     folder = folder.absolute()
     leaves, treedef = jax.tree.flatten(template)
     abstract = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves]
-    for step in reversed(steps(folder)):
+    there = [step for step in steps(folder) if last is None or step <= last]
+    for step in reversed(there):
         place = folder / f"{step:08d}"
         try:
             state = jax.tree.unflatten(treedef, ocp.load(place / "state", abstract))
-            sums, wanted = array_hashes(state), files.read_json(place / "sums.json")
+            sums, wanted = _sums(state), files.read_json(place / "sums.json")["sums"]
             if sums == wanted:
                 return step, state
             why = f"{sorted(k for k in sums if sums[k] != wanted.get(k))[0]} differs from its checksum"
         except Exception as error:  # whatever a damaged file makes Orbax raise
             why = _short(error)
         print(f"warning: {place} is damaged ({why}); using the checkpoint before it", file=sys.stderr)
-    if steps(folder):
+    if there:
         raise errors.InputError(f"{folder}: no checkpoint is intact; move the folder away to train from the start")
     return None
 
@@ -76,6 +124,37 @@ def restore(folder: Path, template) -> tuple[int, object] | None:
 def steps(folder: Path) -> list[int]:
     """The steps that have a complete checkpoint, oldest first."""
     return sorted(int(p.name) for p in folder.glob("[0-9]*") if p.is_dir()) if folder.is_dir() else []
+
+
+def best(folder: Path) -> int | None:
+    """The step of the checkpoint with the lowest score, the newest of equals."""
+    scores = {step: _score(folder / f"{step:08d}") for step in steps(folder)}
+    scored = {step: score for step, score in scores.items() if score is not None}
+    return min(scored, key=lambda step: (scored[step], -step)) if scored else None
+
+
+def kept(folder: Path, keep: Keep) -> set[int]:
+    """The steps that the policy keeps."""
+    there = steps(folder)
+    found = set(there[-keep.last:]) | {step for step in there if keep.every and step % keep.every == 0}
+    return found | ({best(folder)} - {None} if keep.best else set())
+
+
+def _score(place: Path) -> float | None:
+    try:
+        return files.read_json(place / "sums.json")["score"]
+    except errors.InputError:  # a damaged one, which restore will tell of
+        return None
+
+
+def _sums(state) -> dict[str, int]:
+    return dict(zip(trace.names(state), np.asarray(trace.sums(state)).tolist(), strict=True))
+
+
+def _meet(where: str) -> None:
+    """Wait for the other processes of the job."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
 
 
 def _orbax():

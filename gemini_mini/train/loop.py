@@ -5,9 +5,10 @@
 Metrics of step n - 1 are read after step n is dispatched, so the device never waits. Every
 batch is a function of (config, step) and every key of (seed, step): a run that is killed, or told to
 stop, and started again ends in the same bits. The run folder holds all that is needed afterwards.
-Next: step.py (what a step does), checkpoint.py (how state is kept).
+Next: step.py (what a step does), checkpoint.py (how state is kept), trace.py (what each step did), recovery.py.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from gemini_mini import errors, files, nn, parallel, progress
-from gemini_mini.train import checkpoint, metrics as metrics_lib, optim, preemption, step as step_lib
+from gemini_mini import errors, files, nn, progress
+from gemini_mini.train import (checkpoint, faults, goodput, machine, metrics as metrics_lib, optim, preemption, recovery,
+                               setup, step as step_lib, trace)
 
 
 @runtime_checkable
@@ -60,19 +62,28 @@ class RunConfig:
     log_every: int = 10
     eval_every: int = 0  # 0: only at the end
     save_every: int = 100
-    keep: int = 2
+    keep: int = 2  # checkpoints: the newest so many
+    keep_every: int = 0  # and those of every so many steps
+    keep_best: str = ""  # and the one where this figure of `evals` is lowest, or highest after a minus: -valid/psnr
+    max_bad: int = 10  # skipped steps in a row before the run rolls back
+    flip: tuple[int, str, int] = (0, "", 0)  # flip a bit, to test replay.py: (after step, leaf of trace.json, bit of it)
     mesh: tuple[int, int, int] = (0, 1, 1)  # data, fsdp, tensor; a data of 0 takes all devices
 
     def __post_init__(self):
-        for name in ("steps", "log_every", "save_every", "keep"):
+        for name in ("steps", "log_every", "save_every", "keep", "max_bad"):
             if getattr(self, name) < 1:
                 raise errors.InputError(f"run.{name}: must be at least 1, got {getattr(self, name)}")
+        if self.keep_best and not self.eval_every:
+            raise errors.InputError("run.keep_best: needs evaluations to choose by; set run.eval_every")
+
+
+FREE = ("mesh", "save_every", "keep", "keep_every", "keep_best", "flip")
 
 
 def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings: dict) -> None:
     """Train `task` from where its run folder stands; `settings` is the resolved config as JSON.
 
-    Raises: InputError when the folder holds a run of other settings or other data.
+    Raises: InputError when the folder holds a run of other settings or other data, or when training diverges.
     """
     folder = Path(config.folder)
     inputs = task.inputs()
@@ -80,78 +91,114 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
     if started and (folder / "done.json").is_file():
         print(f"reused {folder} (trained, {started['steps']} steps)")
         return
-    devices = parallel.mesh(config.mesh)
-    module = task.init(nnx.Rngs(config.seed))
-    axes = nn.axes(module)
-
-    def build(steps: int):
-        optimizer = optim.make(optim_config, axes, steps)
-        state = step_lib.init(module, optimizer)
-        places = parallel.shardings(state, axes, devices)
-        step_fn = jax.jit(step_lib.make(module, task.loss, optimizer, config.seed), donate_argnums=0,
-                          out_shardings=(places, None))
-        batches = task.batches(steps, config.seed)
-        return jax.device_put(state, places), step_fn, lambda n: parallel.shard_rows(batches(n), devices)
-
     print(f"{folder}: compiling the training step (5 to 30 s)")
+    build = lambda steps: setup.build(task, optim_config, config.mesh, config.seed, steps)
     if not started:
-        steps = max(1, round(config.steps * config.budget))
+        begun, steps = time.time(), max(1, round(config.steps * config.budget))
         if config.max_minutes:
-            steps = _affordable_steps(build(steps), steps, config)
-        started = {"steps": steps, "settings": settings, "inputs": inputs}
-        files.write_json(folder / "run.json", started)
+            steps = machine.affordable_steps(build(steps), steps, config.max_minutes, str(folder))
+        started = {"steps": steps, "begun": begun, "inputs": inputs}
+    files.write_json(folder / "run.json", started | {"settings": settings})
     steps = started["steps"]
-    state, step_fn, batch = build(steps)
-    found = checkpoint.restore(folder / "checkpoints", state)
-    start, state = found or (0, state)
-    if found:
-        print(f"continuing {folder} at step {start} of {steps}")
-    writer = metrics_lib.Writer(folder, start)
-    peak = _peak_flops()
-    pending, since, last_log = None, time.perf_counter(), start
+    built = build(steps)
+    rollbacks = recovery.Rollbacks(folder)
+    while True:
+        start, state = _resume(folder, built)
+        if start:
+            print(f"continuing {folder} at step {start} of {steps}")
+        try:
+            state = _train(task, config, started, built, rollbacks, start, state)
+            break
+        except recovery.Diverged as diverged:
+            rollbacks.add(diverged, to=max(checkpoint.steps(folder / "checkpoints"), default=0))
+    trained = nn.with_weights(built.module, state.weights)
+    figures = task.evals(trained)
+    if not metrics_lib.has(folder, steps, figures):  # else it was killed just after this line
+        with contextlib.closing(metrics_lib.Writer(folder, steps)) as writer:
+            writer.write(steps, figures)
+    task.export(trained, folder)
+    files.write_json(folder / "done.json", {k: float(v) for k, v in figures.items() if np.ndim(v) == 0})
 
-    def flush(n: int) -> None:
-        nonlocal pending, since, last_log
-        values = {name: float(x) for name, x in pending.items()}
-        now = time.perf_counter()
-        rate = (n - last_log) / (now - since)
-        since, last_log = now, n
-        speed = {"tokens_per_s": rate * task.batch_tokens(), "mfu": rate * task.batch_flops() / peak}
-        writer.write(n, {**values, **speed})
-        bar.info.update(loss=values["loss"], **{"tok/s": f"{speed['tokens_per_s']:,.0f}", "mfu": f"{speed['mfu']:.0%}"})
 
-    done = start
-    with preemption.Notice() as notice, progress.bar(folder.name, steps, "steps", done=start) as bar:
-        for n in range(start, steps):
-            state, metrics = step_fn(state, batch(n))
-            if pending is not None:
-                flush(n)
-                pending = None
-            done = n + 1
+def _resume(folder: Path, built: setup.Built) -> tuple[int, step_lib.TrainState]:
+    fresh = built.fresh()
+    return checkpoint.restore(folder / "checkpoints", fresh) or (0, fresh)
+
+
+def _train(task: Task, config: RunConfig, started: dict, built: setup.Built, rollbacks: recovery.Rollbacks,
+           start: int, state: step_lib.TrainState) -> step_lib.TrainState:
+    """The state after the last step. Raises: Diverged; SystemExit when told to stop, once all is saved."""
+    folder, steps, stop = Path(config.folder), started["steps"], None
+    peak = machine.peak_flops()
+    if config.flip[0]:
+        faults.check(state, *config.flip[1:])
+    with preemption.Notice() as notice, contextlib.ExitStack() as stack:
+        writer = stack.enter_context(contextlib.closing(metrics_lib.Writer(folder, start)))
+        saver = stack.enter_context(checkpoint.Saver(
+            folder / "checkpoints", checkpoint.Keep(config.keep, config.keep_every, bool(config.keep_best))))
+        bar = stack.enter_context(progress.bar(folder.name, steps, "steps", done=start))
+        meter = goodput.Meter(started["begun"], metrics_lib.read(folder), start)
+        tracer, late, logged = None, None, (start, meter.productive_s)
+
+        def record(done: int, metrics: dict, sums: tuple) -> bool:
+            """Wait for a step, write down what it did, and say whether it was a good one."""
+            nonlocal logged
+            tracer.write(trace.row(sums))
+            values = {name: float(x) for name, x in metrics.items()}
+            meter.lap(is_productive=done > start + 1)  # the first one compiles
+            if values["bad_in_a_row"] >= config.max_bad:
+                raise recovery.Diverged(done, f"step {done} was the {config.max_bad}th bad one in a row (loss "
+                                              f"{values['loss']:.3g}, gradient norm {values['grad_norm']:.3g})")
             if done % config.log_every == 0 or done == steps:
-                pending = metrics
+                rate = (done - logged[0]) / max(meter.productive_s - logged[1], 1e-9)
+                logged = done, meter.productive_s
+                speed = {"tokens_per_s": rate * task.batch_tokens(), "mfu": rate * task.batch_flops() / peak}
+                writer.write(done, {**values, **speed, **meter.figures()})
+                skipped = {"skipped": f"{values['skipped']:.0f}"} if values["skipped"] else {}
+                bar.info.update(loss=values["loss"], **skipped, **{"tok/s": f"{speed['tokens_per_s']:,.0f}",
+                                                                  "mfu": f"{speed['mfu']:.0%}"})
+            return not values["bad_in_a_row"]
+
+        for n in range(start, steps):
+            batch = built.batch(rollbacks.batch_of(n))
+            state, metrics = built.step(state, batch)
+            done = n + 1
+            if done == config.flip[0]:
+                state = faults.flip(state, *config.flip[1:])
+            step = trace.Step(batch, metrics, state)
+            tracer = tracer or stack.enter_context(contextlib.closing(trace.Writer(folder, start, step.names())))
+            if late:
+                record(*late)
+            late = done, metrics, step.sums()
             bar.advance()
             stop = notice.signal
-            if (done % config.save_every == 0 or stop) and done < steps:
-                checkpoint.save(folder / "checkpoints", done, state, config.keep)
-            if config.eval_every and done % config.eval_every == 0 and done < steps:
-                writer.write(done, task.evals(nn.with_weights(module, state.weights)))
-            if stop:
+            is_eval = config.eval_every and done % config.eval_every == 0 and done < steps
+            is_save = done % config.save_every == 0 or done == steps or stop or (is_eval and config.keep_best)
+            if is_eval or is_save:
+                is_good, late = record(*late), None
+                figures = task.evals(nn.with_weights(built.module, state.weights)) if is_eval else {}
+                if figures:
+                    writer.write(done, figures)
+                if is_save and is_good:  # a roll-back must lead out of the bad steps
+                    saver.save(done, state, _score(figures, config.keep_best))
+                meter.lap(is_productive=False)
+            if stop and done < steps:
                 break
-        if pending is not None:
-            flush(done)
-    if done < steps:
-        writer.close()
-        print(f"{folder}: stopped and saved after step {done} of {steps}; run the same command again to continue", file=sys.stderr)
+    if start < steps and done < steps:
+        saved = max(checkpoint.steps(folder / "checkpoints"), default=0)
+        print(f"{folder}: stopped after step {done} of {steps} and saved step {saved}; run the same command again to continue",
+              file=sys.stderr)
         raise SystemExit(128 + stop)
-    trained = nn.with_weights(module, state.weights)
-    if start < steps:
-        checkpoint.save(folder / "checkpoints", steps, state, config.keep)
-    figures = task.evals(trained)
-    writer.write(steps, figures)
-    writer.close()
-    task.export(trained, folder)
-    files.write_json(folder / "done.json", {k: float(v) for k, v in figures.items() if jnp.ndim(v) == 0})
+    return state
+
+
+def _score(figures: dict, name: str) -> float | None:
+    """The figure to choose the best checkpoint by; low is good. Raises: InputError when it was not evaluated."""
+    if not name or not figures:
+        return None
+    if name.lstrip("-") not in figures:
+        raise errors.InputError(f"run.keep_best: must be one of {', '.join(sorted(figures))}, got {name!r}")
+    return -float(figures[name[1:]]) if name.startswith("-") else float(figures[name])
 
 
 def _started(folder: Path, settings: dict, inputs: dict) -> dict | None:
@@ -159,11 +206,18 @@ def _started(folder: Path, settings: dict, inputs: dict) -> dict | None:
     if not (folder / "run.json").is_file():
         return None
     started = files.read_json(folder / "run.json")
-    for what, now in (("settings", settings), ("inputs", inputs)):
-        if started[what] != now:
-            raise errors.InputError(f"{folder}: holds a run with other {what} ({_difference(started[what], now)}); "
+    for what, then, now in (("settings", _deciding(started["settings"]), _deciding(settings)),
+                            ("inputs", started["inputs"], inputs)):
+        if then != now:
+            raise errors.InputError(f"{folder}: holds a run with other {what} ({_difference(then, now)}); "
                                     "set run.folder=... to start another, or remove it to start again")
     return started
+
+
+def _deciding(settings: dict) -> dict:
+    """The settings that decide what is trained; the others may change from one start to the next."""
+    return {name: {k: v for k, v in value.items() if k not in FREE} if name == "run" else value
+            for name, value in settings.items() if name != "source"}
 
 
 def _difference(old, new, where: str = "") -> str:
@@ -173,33 +227,3 @@ def _difference(old, new, where: str = "") -> str:
             if old.get(key) != new.get(key):
                 return _difference(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
     return f"{where}: {old} there, {new} now"
-
-
-def _affordable_steps(built, steps: int, config: RunConfig) -> int:
-    """How many steps fit in `max_minutes` on this machine, from the fastest of a few: what else runs now may soon be over."""
-    state, step_fn, batch = built
-    times = []
-    for n in range(7):
-        begin = time.perf_counter()
-        state, metrics = step_fn(state, batch(n))
-        jax.block_until_ready(metrics)
-        times.append(time.perf_counter() - begin)
-    step_s = min(times[2:])
-    fit = max(1, int(config.max_minutes * 60 / step_s))
-    if fit < steps:
-        print(f"{config.folder}: {step_s:.2f} s a step here, so {fit} of {steps} steps fit in "
-              f"{config.max_minutes:g} minutes (run.max_minutes=0 runs them all)")
-    return min(fit, steps)
-
-
-def _peak_flops() -> float:
-    """FLOP/s of a large matrix product on this machine, the yardstick of MFU."""
-    x = jnp.ones((1024, 1024), jnp.float32)
-    product = jax.jit(lambda a: a @ a)
-    product(x).block_until_ready()
-    times = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        product(x).block_until_ready()
-        times.append(time.perf_counter() - begin)
-    return 2 * 1024**3 / min(times) * jax.device_count()

@@ -26,8 +26,7 @@ class Writer:
 
     def write(self, step: int, values: dict[str, float | np.ndarray]) -> None:
         """Numbers go to both; pictures (uint8 [height, width, 3]) to TensorBoard alone."""
-        numbers = {name: float(value) for name, value in values.items() if np.ndim(value) == 0}
-        self.file.write(json.dumps({"step": step, **numbers}) + "\n")
+        self.file.write(json.dumps(_record(step, values)) + "\n")
         self.file.flush()
         for name, value in values.items():
             if np.ndim(value) == 0:
@@ -38,6 +37,15 @@ class Writer:
     def close(self) -> None:
         self.file.close()
         self.board.close()
+
+
+def _record(step: int, values: dict[str, float | np.ndarray]) -> dict[str, float | int]:
+    return {"step": step, **{name: float(value) for name, value in values.items() if np.ndim(value) == 0}}
+
+
+def has(folder: Path, step: int, values: dict[str, float | np.ndarray]) -> bool:
+    """Whether just these figures of this step are written down already."""
+    return _record(step, values) in read(folder)
 
 
 def read(folder: Path) -> list[dict[str, float | int]]:

@@ -25,6 +25,7 @@ class OptimConfig:
     weight_decay: float = 0.0
     beta2: float = 0.95
     clip: float = 1.0
+    explode: float = 10.0  # a gradient of more than so many times the running mean of norms is skipped
 
 
 def schedule(config: OptimConfig, peak: float, steps: int) -> optax.Schedule:

@@ -1,0 +1,33 @@
+"""From a task and its settings to what trains it: the same for a run, its replay and its copies."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from gemini_mini import nn, parallel
+from gemini_mini.train import optim, step as step_lib
+
+
+class Built(NamedTuple):
+    """A run of so many steps that can start anywhere."""
+
+    module: nnx.Module
+    fresh: Callable[[], step_lib.TrainState]  # the state before step 0, placed on its devices
+    step: Callable  # (state, batch) -> (state, metrics); takes the state's memory
+    batch: Callable[[int], Any]
+
+
+def build(task: Any, optim_config: optim.OptimConfig, mesh: tuple[int, int, int], seed: int, steps: int) -> Built:
+    """A run of `steps` steps of a loop.Task, schedule, mixture and all. Nothing is compiled before the first step."""
+    devices = parallel.mesh(mesh)
+    module = task.init(nnx.Rngs(seed))
+    axes = nn.axes(module)
+    optimizer = optim.make(optim_config, axes, steps)
+    init = lambda: step_lib.init(module, optimizer)
+    places = parallel.shardings(jax.eval_shape(init), axes, devices)
+    step = jax.jit(step_lib.make(module, task.loss, optimizer, seed, optim_config.explode, optim_config.clip),
+                   donate_argnums=0, out_shardings=(places, None))
+    batches = task.batches(steps, seed)
+    return Built(module, lambda: jax.device_put(init(), places), step, lambda n: parallel.shard_rows(batches(n), devices))
