@@ -147,7 +147,7 @@ def _train(task: Task, config: RunConfig, started: dict, built: setup.Built, rol
             values = {name: float(x) for name, x in metrics.items()}
             meter.lap(is_productive=done > start + 1)  # the first one compiles
             if values["bad_in_a_row"] >= config.max_bad:
-                raise recovery.Diverged(done, f"step {done} was the {config.max_bad}th bad one in a row (loss "
+                raise recovery.Diverged(done, f"{config.max_bad} bad steps in a row up to step {done} (loss "
                                               f"{values['loss']:.3g}, gradient norm {values['grad_norm']:.3g})")
             if done % config.log_every == 0 or done == steps:
                 rate = (done - logged[0]) / max(meter.productive_s - logged[1], 1e-9)

@@ -1,0 +1,84 @@
+"""A flipped bit is found: its step and its leaf are named, and a run without one replays to the same bits."""
+
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gemini_mini import config, errors, replay
+from gemini_mini.train import faults, loop
+
+CONFIG = """
+import test_loop
+from gemini_mini import config as config_lib
+from gemini_mini.train import loop, optim
+
+def config():
+    return config_lib.Experiment(test_loop.FitLine(), optim.OptimConfig(), loop.RunConfig(FOLDER, 14, save_every=3))
+"""
+
+
+def train(place: Path, *overrides: str) -> Path:
+    (place / "c.py").write_text(CONFIG.replace("FOLDER", repr(str(place / "run"))))
+    experiment = config.load(str(place / "c.py"), list(overrides))
+    loop.run(experiment.task, experiment.optim, experiment.run, config.to_json(experiment))
+    return place / "run"
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("sound"))
+
+
+def command(monkeypatch, *arguments) -> int:
+    monkeypatch.setattr(sys, "argv", ["replay", *map(str, arguments)])
+    monkeypatch.setattr(replay.os, "nice", lambda by: by)
+    with pytest.raises(SystemExit) as ended:
+        replay.main()
+    return ended.value.code
+
+
+def test_a_sound_run_replays_to_the_same_bits(sound, capsys):
+    again = replay.load(sound)
+    assert again.check(14) == (12, None), "from the newest checkpoint before it"
+    assert again.check(9) == (0, None), "from the start, where the checkpoints before it are gone"
+    assert again.scan(3) and capsys.readouterr().out.count("every leaf is as recorded") == 3
+
+
+def test_a_flipped_bit_is_found_and_the_step_and_the_leaf_named(tmp_path, capsys, monkeypatch):
+    folder = train(tmp_path, "run.flip=(13, \"state.weights['w']\", 777)")
+    assert command(monkeypatch, folder, "--step", 14) == 1
+    said = capsys.readouterr().out
+    assert "step 13: differs from the run in state.weights['w']; computed again from the checkpoint of step 12" in said
+    assert command(monkeypatch, folder, "--step", 12) == 0
+    assert command(monkeypatch, folder, "--scan", 50) == 1, "the scanner comes to it by itself"
+
+
+def test_what_cannot_be_replayed_is_refused(sound, tmp_path, monkeypatch):
+    with pytest.raises(errors.InputError, match="--step must be from 1 to 14"):
+        replay.load(sound).check(15)
+    with pytest.raises(errors.InputError, match="is no run folder"):
+        replay.load(tmp_path)
+    path = sound.parent / "c.py"
+    before = path.read_text()
+    path.write_text(before.replace("OptimConfig()", "OptimConfig(lr=2e-3)"))
+    with pytest.raises(errors.InputError, match="c.py has changed since"):
+        replay.load(sound)
+    path.write_text(before)
+    monkeypatch.setattr(type(config.load(str(path), []).task), "inputs", lambda self: {"data": "two"})
+    with pytest.raises(errors.InputError, match="the data it was trained on has changed"):
+        replay.Replay(sound, config.load(str(path), []))
+
+
+def test_a_flip_changes_one_bit_and_must_name_one():
+    state = {"w": jnp.arange(6.0).reshape(2, 3), "n": jnp.int32(5)}
+    flipped = faults.flip(state, "state['w']", 32 * 4 + 3)
+    changed = np.asarray(flipped["w"]).view(np.uint32) ^ np.asarray(state["w"]).view(np.uint32)
+    assert changed.tolist() == [[0, 0, 0], [0, 8, 0]] and flipped["n"] == 5
+    assert int(faults.flip(state, "state['n']", 1)["n"]) == 7
+    with pytest.raises(errors.InputError, match="must name a leaf of the state, got 'w'; nearest: state"):
+        faults.check(state, "w", 0)
+    with pytest.raises(errors.InputError, match="has bits 0 to 191, got 192"):
+        faults.check(state, "state['w']", 192)
