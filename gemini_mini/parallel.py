@@ -49,6 +49,6 @@ def shardings(state, axes: Mapping[str, str], devices: Mesh):
 
 
 def shard_rows(batch, devices: Mesh):
-    """Host arrays to device arrays, their first axis cut over the rows' mesh axes."""
+    """Host arrays, the same in every process, to device arrays, their first axis cut over the rows' mesh axes."""
     sharding = NamedSharding(devices, PartitionSpec(AXIS_OF["B"]))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x, x.shape), jax.tree.map(np.asarray, batch))

@@ -17,10 +17,9 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from gemini_mini import errors, files
-from gemini_mini.train import trace
+from gemini_mini.train import hosts, trace
 
 
 class Keep(NamedTuple):
@@ -49,10 +48,10 @@ class Saver:
         """
         self.wait()
         beside = self.folder / f".{step:08d}.tmp"
-        if jax.process_index() == 0:
+        if hosts.is_first():
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
-        _meet(f"saving {step}")
+        hosts.meet(f"saving {step}")
         sums = _sums(state)
         try:
             response = _orbax().save_async(beside / "state", jax.tree.leaves(state))
@@ -79,7 +78,7 @@ class Saver:
         beside = self.folder / f".{step:08d}.tmp"
         try:
             response.result()
-            if jax.process_index():
+            if not hosts.is_first():
                 return
             files.write_json(beside / "sums.json", about)
             shutil.rmtree(self.folder / f"{step:08d}", ignore_errors=True)
@@ -149,12 +148,6 @@ def _score(place: Path) -> float | None:
 
 def _sums(state) -> dict[str, int]:
     return dict(zip(trace.names(state), np.asarray(trace.sums(state)).tolist(), strict=True))
-
-
-def _meet(where: str) -> None:
-    """Wait for the other processes of the job."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(where)
 
 
 def _orbax():

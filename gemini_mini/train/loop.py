@@ -21,8 +21,8 @@ import numpy as np
 from flax import nnx
 
 from gemini_mini import errors, files, nn, progress
-from gemini_mini.train import (checkpoint, faults, goodput, machine, metrics as metrics_lib, optim, preemption, recovery,
-                               setup, step as step_lib, trace)
+from gemini_mini.train import (checkpoint, faults, goodput, hosts, machine, metrics as metrics_lib, optim, peers, preemption,
+                               recovery, setup, step as step_lib, trace)
 
 
 @runtime_checkable
@@ -80,9 +80,12 @@ class RunConfig:
 FREE = ("mesh", "save_every", "keep", "keep_every", "keep_best", "flip")
 
 
-def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings: dict) -> None:
+def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings: dict,
+        copies: peers.Copies | None = None) -> None:
     """Train `task` from where its run folder stands; `settings` is the resolved config as JSON.
 
+    With `copies` the state is also kept in the memory of two hosts, and found there first. Every process of a job
+    calls alike.
     Raises: InputError when the folder holds a run of other settings or other data, or when training diverges.
     """
     folder = Path(config.folder)
@@ -98,21 +101,29 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
         if config.max_minutes:
             steps = machine.affordable_steps(build(steps), steps, config.max_minutes, str(folder))
         started = {"steps": steps, "begun": begun, "inputs": inputs}
-    files.write_json(folder / "run.json", started | {"settings": settings})
+    if hosts.is_first():
+        files.write_json(folder / "run.json", started | {"settings": settings})
+    hosts.meet("started")
+    started = files.read_json(folder / "run.json")
     steps = started["steps"]
     built = build(steps)
     rollbacks = recovery.Rollbacks(folder)
     while True:
-        start, state = _resume(folder, built)
+        start, state = _resume(folder, built, copies)
         if start:
             print(f"continuing {folder} at step {start} of {steps}")
         try:
-            state = _train(task, config, started, built, rollbacks, start, state)
+            state = _train(task, config, started, built, rollbacks, copies, start, state)
             break
         except recovery.Diverged as diverged:
+            hosts.meet("diverged")
+            if copies:
+                copies.forget()
             rollbacks.add(diverged, to=max(checkpoint.steps(folder / "checkpoints"), default=0))
-    trained = nn.with_weights(built.module, state.weights)
+    trained = nn.with_weights(built.module, hosts.whole(state.weights))
     figures = task.evals(trained)
+    if not hosts.is_first():
+        return
     if not metrics_lib.has(folder, steps, figures):  # else it was killed just after this line
         with contextlib.closing(metrics_lib.Writer(folder, steps)) as writer:
             writer.write(steps, figures)
@@ -120,24 +131,26 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
     files.write_json(folder / "done.json", {k: float(v) for k, v in figures.items() if np.ndim(v) == 0})
 
 
-def _resume(folder: Path, built: setup.Built) -> tuple[int, step_lib.TrainState]:
+def _resume(folder: Path, built: setup.Built, copies: peers.Copies | None) -> tuple[int, step_lib.TrainState]:
     fresh = built.fresh()
-    return checkpoint.restore(folder / "checkpoints", fresh) or (0, fresh)
+    found = copies.restore(fresh) if copies else None
+    return found or checkpoint.restore(folder / "checkpoints", fresh) or (0, fresh)
 
 
 def _train(task: Task, config: RunConfig, started: dict, built: setup.Built, rollbacks: recovery.Rollbacks,
-           start: int, state: step_lib.TrainState) -> step_lib.TrainState:
+           copies: peers.Copies | None, start: int, state: step_lib.TrainState) -> step_lib.TrainState:
     """The state after the last step. Raises: Diverged; SystemExit when told to stop, once all is saved."""
     folder, steps, stop = Path(config.folder), started["steps"], None
+    notes = hosts.notes(folder)
     peak = machine.peak_flops()
     if config.flip[0]:
         faults.check(state, *config.flip[1:])
     with preemption.Notice() as notice, contextlib.ExitStack() as stack:
-        writer = stack.enter_context(contextlib.closing(metrics_lib.Writer(folder, start)))
+        writer = stack.enter_context(contextlib.closing(metrics_lib.Writer(notes, start)))
         saver = stack.enter_context(checkpoint.Saver(
             folder / "checkpoints", checkpoint.Keep(config.keep, config.keep_every, bool(config.keep_best))))
         bar = stack.enter_context(progress.bar(folder.name, steps, "steps", done=start))
-        meter = goodput.Meter(started["begun"], metrics_lib.read(folder), start)
+        meter = goodput.Meter(started["begun"], metrics_lib.read(notes), start)
         tracer, late, logged = None, None, (start, meter.productive_s)
 
         def record(done: int, metrics: dict, sums: tuple) -> bool:
@@ -166,21 +179,24 @@ def _train(task: Task, config: RunConfig, started: dict, built: setup.Built, rol
             if done == config.flip[0]:
                 state = faults.flip(state, *config.flip[1:])
             step = trace.Step(batch, metrics, state)
-            tracer = tracer or stack.enter_context(contextlib.closing(trace.Writer(folder, start, step.names())))
+            tracer = tracer or stack.enter_context(contextlib.closing(trace.Writer(notes, start, step.names())))
             if late:
                 record(*late)
             late = done, metrics, step.sums()
             bar.advance()
-            stop = notice.signal
+            stop = notice.at(n)
             is_eval = config.eval_every and done % config.eval_every == 0 and done < steps
             is_save = done % config.save_every == 0 or done == steps or stop or (is_eval and config.keep_best)
-            if is_eval or is_save:
+            is_copy = copies and done % copies.every == 0
+            if is_eval or is_save or is_copy:
                 is_good, late = record(*late), None
-                figures = task.evals(nn.with_weights(built.module, state.weights)) if is_eval else {}
+                figures = task.evals(nn.with_weights(built.module, hosts.whole(state.weights))) if is_eval else {}
                 if figures:
                     writer.write(done, figures)
                 if is_save and is_good:  # a roll-back must lead out of the bad steps
                     saver.save(done, state, _score(figures, config.keep_best))
+                if is_copy and is_good:
+                    copies.save(done, state)
                 meter.lap(is_productive=False)
             if stop and done < steps:
                 break

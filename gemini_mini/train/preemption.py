@@ -3,6 +3,9 @@
 import signal
 import threading
 
+import jax
+from jax.experimental import multihost_utils
+
 
 class Notice:
     """`with Notice() as notice`: the first signal only sets `notice.signal`, a second one acts as ever."""
@@ -14,8 +17,15 @@ class Notice:
 
     def __enter__(self) -> "Notice":
         is_main = threading.current_thread() is threading.main_thread()  # no other may handle signals
-        self.before = {number: signal.signal(number, self._take) for number in self.SIGNALS} if is_main else {}
+        is_alone = jax.process_count() == 1  # several agree on a step by JAX's own handler of SIGTERM
+        self.before = {number: signal.signal(number, self._take) for number in self.SIGNALS} if is_main and is_alone else {}
         return self
+
+    def at(self, step: int) -> int | None:
+        """The signal to stop for after this step, the same one in every process."""
+        if jax.process_count() > 1:
+            return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None
+        return self.signal
 
     def _take(self, number: int, frame: object) -> None:
         self.signal = number

@@ -1,0 +1,154 @@
+"""Train with several processes on this machine, and bring them back when one dies or hangs.
+
+    python -m gemini_mini.supervise configs/demo.py run.folder=runs/four --processes 4 --copy-every 10
+
+Beside each process runs a keeper with copies of the state in its memory (train/peers.py). When a process dies, or no
+step ends for --hang-s seconds (a collective that waits for a dead one may wait for ever), all are killed and started
+again: JAX cannot take a single process back into a running job. They continue from the copies; a keeper that
+died comes back empty, and the next host's copy stands in. Storage is the last resort.
+On a machine with several hosts, start one worker and one keeper a host in the same way.
+"""
+
+import argparse
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+from gemini_mini import config, errors, memory
+from gemini_mini.train import hosts, loop, peers
+
+TRIES = 3  # starts without a single step
+LOCAL = "127.0.0.1"
+
+
+class Supervisor:
+    """Starts the processes and the keepers of one job and waits for its end."""
+
+    def __init__(self, arguments: argparse.Namespace, folder: Path):
+        self.arguments, self.folder, self.key = arguments, folder, secrets.token_hex(16)
+        self.ports = [_free_port() for _ in range(arguments.processes)]
+        self.keepers: list[subprocess.Popen] = [self._keeper(port) for port in self.ports]
+        self.workers: list[subprocess.Popen] = []
+        self.told_to_stop = False
+
+    def run(self) -> int:
+        """The exit code of the job. Raises: InputError when it dies again and again before its first step."""
+        signal.signal(signal.SIGTERM, self._pass_on)
+        signal.signal(signal.SIGINT, self._pass_on)
+        failures = 0
+        try:
+            while True:
+                before = self._progress()
+                self._start()
+                why = self._watch()
+                codes = [worker.poll() for worker in self.workers]
+                if not why or self.told_to_stop:
+                    return max(code or 0 for code in codes)
+                failures = failures + 1 if self._progress() == before else 1
+                if failures == TRIES:
+                    raise errors.InputError(f"{self.folder}: {why}, {TRIES} times without a single step; "
+                                            f"see what it printed, and {self.folder}/processes")
+                print(f"warning: {self.folder}: {why}; all start again from the newest copy", file=sys.stderr, flush=True)
+        finally:
+            self._kill(self.workers + self.keepers)
+
+    def _start(self) -> None:
+        self.keepers = [keeper if keeper.poll() is None else self._keeper(port)
+                        for keeper, port in zip(self.keepers, self.ports, strict=True)]
+        join = f"{LOCAL}:{_free_port()}"
+        self.workers = []
+        for index in range(self.arguments.processes):
+            log = None
+            if index:
+                (self.folder / "processes").mkdir(parents=True, exist_ok=True)
+                log = open(self.folder / "processes" / f"{index}.log", "ab")
+            given = {"GEMINI_MINI_WORKER": f"{index} {join} {self.key} {' '.join(map(str, self.ports))}"}
+            self.workers.append(subprocess.Popen(
+                [sys.executable, "-m", "gemini_mini.supervise", *sys.argv[1:]], env=os.environ | given, stdout=log, stderr=log))
+
+    def _watch(self) -> str:
+        """Wait for the end of the job; why it failed, or "" when it did not."""
+        progress, since = self._progress(), time.monotonic()
+        while True:
+            codes = [worker.poll() for worker in self.workers]
+            dead = [index for index, code in enumerate(codes) if code]
+            if self._progress() != progress:
+                progress, since = self._progress(), time.monotonic()
+            hangs = time.monotonic() - since > self.arguments.hang_s
+            if self.told_to_stop and dead and not hangs:
+                hangs = False
+            elif dead or hangs:
+                self._kill(self.workers)
+                return f"process {dead[0]} died (exit code {codes[dead[0]]})" if dead else f"no step for {self.arguments.hang_s:g} s"
+            if None not in codes:
+                return ""
+            time.sleep(0.02)
+
+    def _progress(self) -> int:
+        """Grows, or shrinks at a start, whenever a step ends."""
+        path = self.folder / "trace.bin"
+        return path.stat().st_mtime_ns if path.is_file() else 0
+
+    def _keeper(self, port: int) -> subprocess.Popen:
+        keeper = subprocess.Popen([sys.executable, "-m", "gemini_mini.train.keeper", LOCAL, str(port)], stdin=subprocess.PIPE,
+                                  start_new_session=True)
+        keeper.stdin.write(self.key.encode() + b"\n")
+        keeper.stdin.close()
+        return keeper
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        self.told_to_stop = True
+        for worker in self.workers:
+            worker.send_signal(signal.SIGTERM)
+
+    @staticmethod
+    def _kill(processes: list[subprocess.Popen]) -> None:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait()
+
+
+def work(about: str, experiment: config.Experiment, copy_every: int) -> None:
+    """One process of the job: what train.py does, together with the others."""
+    index, join, key, *ports = about.split()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor says when to stop
+    jax.distributed.initialize(join, len(ports), int(index))
+    copies = peers.Copies([(LOCAL, int(port)) for port in ports], key.encode(), copy_every) if copy_every else None
+    loop.run(experiment.task, experiment.optim, experiment.run, config.to_json(experiment), copies)
+    hosts.meet("done")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOCAL, 0))
+        return probe.getsockname()[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("overrides", nargs="*", metavar="name=value")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--copy-every", type=int, default=10, help="steps between copies in memory; 0: none (default 10)")
+    parser.add_argument("--hang-s", type=float, default=300.0, help="longer than any step, evaluation or start (default 300)")
+    arguments = parser.parse_intermixed_args()
+    experiment = config.load(arguments.config, arguments.overrides)
+    if "GEMINI_MINI_WORKER" in os.environ:
+        work(os.environ["GEMINI_MINI_WORKER"], experiment, arguments.copy_every)
+        return
+    if arguments.processes < 1:
+        raise errors.InputError(f"--processes: must be at least 1, got {arguments.processes}")
+    raise SystemExit(Supervisor(arguments, Path(experiment.run.folder)).run())
+
+
+if __name__ == "__main__":
+    memory.keep()
+    errors.run(main)

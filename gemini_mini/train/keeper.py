@@ -1,0 +1,63 @@
+"""A process that only remembers: copies of the training state, in its memory, for those who come back.
+
+It outlives the training processes of its host. Bytes go over a local or a network socket, behind a shared key;
+nothing is ever unpickled.
+"""
+
+import json
+import sys
+import threading
+from multiprocessing import connection
+
+KEPT = 2  # copies of each owner: the one before stays until everybody has the next
+
+
+def serve(address: tuple[str, int], key: bytes) -> None:
+    """Answer until killed: a request is a JSON line, for "put" followed by the bytes."""
+    copies: dict[int, dict[int, bytes]] = {}
+    lock = threading.Lock()
+    with connection.Listener(address, authkey=key, backlog=64) as listener:
+        while True:
+            try:
+                client = listener.accept()
+            except (connection.AuthenticationError, OSError, EOFError):
+                continue  # a stranger, or one who died at the door
+            threading.Thread(target=_answer, args=(client, copies, lock), daemon=True).start()
+
+
+def _answer(client: connection.Connection, copies: dict[int, dict[int, bytes]], lock: threading.Lock) -> None:
+    with client:
+        try:
+            request = json.loads(client.recv_bytes())
+            data = client.recv_bytes() if request["do"] == "put" else b""
+            with lock:
+                mine = copies.setdefault(request["owner"], {})
+                match request["do"]:
+                    case "put":
+                        mine[request["step"]] = data
+                        for old in sorted(mine)[:-KEPT]:
+                            del mine[old]
+                        answer = b""
+                    case "list":
+                        answer = json.dumps(sorted(mine)).encode()
+                    case "get":
+                        answer = mine.get(request["step"], b"")
+                    case "forget":
+                        mine.clear()
+                        answer = b""
+            client.send_bytes(answer)
+        except (EOFError, OSError):
+            pass  # who asked is gone
+
+
+def ask(address: tuple[str, int], key: bytes, data: bytes | None = None, **request: int | str) -> bytes:
+    """The answer of the keeper there. Raises: OSError or EOFError when there is none."""
+    with connection.Client(address, authkey=key) as client:
+        client.send_bytes(json.dumps(request).encode())
+        if data is not None:
+            client.send_bytes(data)
+        return client.recv_bytes()
+
+
+if __name__ == "__main__":
+    serve((sys.argv[1], int(sys.argv[2])), sys.stdin.buffer.readline().strip())
