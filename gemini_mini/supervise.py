@@ -10,7 +10,6 @@ On a machine with several hosts, start one worker and one keeper a host in the s
 """
 
 import argparse
-import os
 import secrets
 import signal
 import socket
@@ -18,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import jax
 
@@ -69,9 +69,8 @@ class Supervisor:
             if index:
                 (self.folder / "processes").mkdir(parents=True, exist_ok=True)
                 log = open(self.folder / "processes" / f"{index}.log", "ab")
-            given = {"GEMINI_MINI_WORKER": f"{index} {join} {self.key} {' '.join(map(str, self.ports))}"}
-            self.workers.append(subprocess.Popen(
-                [sys.executable, "-m", "gemini_mini.supervise", *sys.argv[1:]], env=os.environ | given, stdout=log, stderr=log))
+            self.workers.append(_start([sys.executable, "-m", "gemini_mini.supervise", *sys.argv[1:], "--worker"],
+                                       f"{index} {join} {self.key} {' '.join(map(str, self.ports))}", log))
 
     def _watch(self) -> str:
         """Wait for the end of the job; why it failed, or "" when it did not."""
@@ -82,9 +81,7 @@ class Supervisor:
             if self._progress() != progress:
                 progress, since = self._progress(), time.monotonic()
             hangs = time.monotonic() - since > self.arguments.hang_s
-            if self.told_to_stop and dead and not hangs:
-                hangs = False
-            elif dead or hangs:
+            if hangs or dead and not self.told_to_stop:
                 self._kill(self.workers)
                 return f"process {dead[0]} died (exit code {codes[dead[0]]})" if dead else f"no step for {self.arguments.hang_s:g} s"
             if None not in codes:
@@ -97,11 +94,7 @@ class Supervisor:
         return path.stat().st_mtime_ns if path.is_file() else 0
 
     def _keeper(self, port: int) -> subprocess.Popen:
-        keeper = subprocess.Popen([sys.executable, "-m", "gemini_mini.train.keeper", LOCAL, str(port)], stdin=subprocess.PIPE,
-                                  start_new_session=True)
-        keeper.stdin.write(self.key.encode() + b"\n")
-        keeper.stdin.close()
-        return keeper
+        return _start([sys.executable, "-m", "gemini_mini.train.keeper", LOCAL, str(port)], self.key)
 
     def _pass_on(self, number: int, frame: object) -> None:
         self.told_to_stop = True
@@ -119,11 +112,18 @@ class Supervisor:
 def work(about: str, experiment: config.Experiment, copy_every: int) -> None:
     """One process of the job: what train.py does, together with the others."""
     index, join, key, *ports = about.split()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor says when to stop
     jax.distributed.initialize(join, len(ports), int(index))
     copies = peers.Copies([(LOCAL, int(port)) for port in ports], key.encode(), copy_every) if copy_every else None
     loop.run(experiment.task, experiment.optim, experiment.run, config.to_json(experiment), copies)
     hosts.meet("done")
+
+
+def _start(command: list[str], secret: str, log: BinaryIO | None = None) -> subprocess.Popen:
+    """A process of its own session, so that Ctrl-C reaches the supervisor alone; the key goes where nobody can list it."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+    process.stdin.write(secret.encode() + b"\n")
+    process.stdin.close()
+    return process
 
 
 def _free_port() -> int:
@@ -139,10 +139,11 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--copy-every", type=int, default=10, help="steps between copies in memory; 0: none (default 10)")
     parser.add_argument("--hang-s", type=float, default=300.0, help="longer than any step, evaluation or start (default 300)")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_intermixed_args()
     experiment = config.load(arguments.config, arguments.overrides)
-    if "GEMINI_MINI_WORKER" in os.environ:
-        work(os.environ["GEMINI_MINI_WORKER"], experiment, arguments.copy_every)
+    if arguments.worker:
+        work(sys.stdin.readline(), experiment, arguments.copy_every)
         return
     if arguments.processes < 1:
         raise errors.InputError(f"--processes: must be at least 1, got {arguments.processes}")

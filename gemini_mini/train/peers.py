@@ -50,7 +50,9 @@ class Copies:
             arrays = self._get(step)
             if _all(arrays is not None):
                 leaves, treedef = jax.tree.flatten(template)
-                return step, jax.tree.unflatten(treedef, [_join(i, leaf, arrays) for i, leaf in enumerate(leaves)])
+                state = jax.tree.unflatten(treedef, [_join(i, leaf, arrays) for i, leaf in enumerate(leaves)])
+                self.save(step, state)  # a keeper that came back empty has it again
+                return step, state
         return None
 
     def forget(self) -> None:
@@ -97,7 +99,8 @@ def _shards(leaf: jax.Array) -> dict[str, np.ndarray]:
 
 def _join(number: int, leaf: jax.Array, arrays: dict[str, np.ndarray]) -> jax.Array:
     """An array like `leaf` from the parts of `_shards`. Raises: KeyError when it is cut otherwise now."""
-    parts = [jax.device_put(arrays[f"{number} {_place(shard.index)}"], shard.device) for shard in leaf.addressable_shards]
+    places = leaf.sharding.addressable_devices_indices_map(leaf.shape)
+    parts = [jax.device_put(arrays[f"{number} {_place(index)}"], device) for device, index in places.items()]
     return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, parts)
 
 
