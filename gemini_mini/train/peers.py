@@ -93,14 +93,15 @@ class Copies:
 
 
 def _shards(leaf: jax.Array) -> dict[str, np.ndarray]:
-    """The parts of an array that this process holds, each once, by their place in the whole; copied."""
-    return {_place(shard.index): np.array(shard.data) for shard in leaf.addressable_shards}
+    """The bytes of the parts of an array that this process holds, each once, by their place in the whole; copied."""
+    return {_place(shard.index): np.array(shard.data).reshape(-1).view(np.uint8) for shard in leaf.addressable_shards}
 
 
 def _join(number: int, leaf: jax.Array, arrays: dict[str, np.ndarray]) -> jax.Array:
     """An array like `leaf` from the parts of `_shards`. Raises: KeyError when it is cut otherwise now."""
-    places = leaf.sharding.addressable_devices_indices_map(leaf.shape)
-    parts = [jax.device_put(arrays[f"{number} {_place(index)}"], device) for device, index in places.items()]
+    shape = leaf.sharding.shard_shape(leaf.shape)
+    parts = [jax.device_put(arrays[f"{number} {_place(index)}"].view(leaf.dtype).reshape(shape), device)
+             for device, index in leaf.sharding.addressable_devices_indices_map(leaf.shape).items()]
     return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, parts)
 
 

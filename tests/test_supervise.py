@@ -1,0 +1,211 @@
+"""Copies in memory: what a keeper keeps, what comes back from it, and a job whose processes are killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gemini_mini import errors, files, supervise
+from gemini_mini.train import checkpoint, keeper, loop, optim, peers, trace
+from test_loop import FitLine, assert_same, figures
+
+KEY = b"key"
+CONFIG = """
+import sys
+sys.path.insert(0, TESTS)
+import test_loop
+from gemini_mini import config as config_lib
+from gemini_mini.train import loop, optim
+
+def config():
+    run = loop.RunConfig(FOLDER, 40, save_every=15, log_every=2, mesh=(0, 2, 1))
+    return config_lib.Experiment(test_loop.FitLine(), optim.OptimConfig(), run)
+"""
+
+
+@pytest.fixture
+def keepers():
+    """Two keepers, as threads."""
+    addresses = [("127.0.0.1", supervise._free_port()) for _ in range(2)]
+    for address in addresses:
+        threading.Thread(target=keeper.serve, args=(address, KEY), daemon=True).start()
+    deadline = time.monotonic() + 20
+    for address in addresses:
+        while True:
+            try:
+                keeper.ask(address, KEY, do="list", owner=9)
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+    return addresses
+
+
+def test_a_keeper_keeps_the_newest_two_of_each_owner_and_knows_no_stranger(keepers):
+    for step in (5, 10, 15):
+        keeper.ask(keepers[0], KEY, b"state %d" % step, do="put", owner=0, step=step)
+    keeper.ask(keepers[0], KEY, b"other", do="put", owner=1, step=5)
+    assert json.loads(keeper.ask(keepers[0], KEY, do="list", owner=0)) == [10, 15]
+    assert keeper.ask(keepers[0], KEY, do="get", owner=0, step=10) == b"state 10"
+    assert keeper.ask(keepers[0], KEY, do="get", owner=0, step=5) == b""
+    with pytest.raises(Exception, match="digest sent was rejected"):
+        keeper.ask(keepers[0], b"guess", do="list", owner=0)
+    assert json.loads(keeper.ask(keepers[0], KEY, do="list", owner=1)) == [5], "it goes on after a stranger"
+
+
+def sharded(value: float):
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    place = lambda x, *cut: jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.P(*cut)))
+    return {"w": place(jnp.arange(64.0).reshape(8, 8) + value, "fsdp", None), "n": place(jnp.int32(value)),
+            "m": place(jnp.full((4, 6), value, jnp.bfloat16), None, "data")}
+
+
+def test_a_copy_comes_back_from_either_keeper_and_a_damaged_one_is_not_used(keepers, monkeypatch):
+    copies = peers.Copies(keepers[:1], KEY, every=5)
+    copies.keepers = keepers
+    for step in (5, 10):
+        copies.save(step, sharded(step))
+    copies.close()
+
+    def comes_back():
+        found = peers.Copies(keepers[:1], KEY, every=5)
+        found.keepers = keepers
+        monkeypatch.setattr(found, "save", lambda step, state: None)
+        return found.restore(sharded(0.0))
+
+    def is_state_of(step):
+        found, state = comes_back()
+        same = jax.tree.map(lambda a, b: (np.asarray(a) == np.asarray(b)).all() and a.sharding == b.sharding, state, sharded(step))
+        return found == step and all(jax.tree.leaves(same))
+
+    assert is_state_of(10)
+    spoil = lambda where, step: keeper.ask(where, KEY, b"x" * 1000, do="put", owner=0, step=step)
+    spoil(keepers[0], 10)
+    assert is_state_of(10), "the next host's"
+    spoil(keepers[1], 10)
+    assert is_state_of(5), "the one before"
+    copies.forget()
+    assert comes_back() is None
+
+
+def test_a_run_continues_from_memory_alone(keepers, tmp_path):
+    """Killed half-way, its checkpoints gone: the copies are enough, and the bits are the same."""
+    def run(folder, stop=-1):
+        copies = peers.Copies(keepers[:1], KEY, every=4)
+        copies.keepers = keepers
+        config = loop.RunConfig(str(folder), 20, save_every=3, log_every=2)
+        loop.run(FitLine(signal_at=stop), optim.OptimConfig(), config, {}, copies)
+
+    run(tmp_path / "whole")
+    peers.Copies(keepers, KEY, 4).forget()
+    with pytest.raises(SystemExit):
+        run(tmp_path / "cut", stop=13)
+    for step in checkpoint.steps(tmp_path / "cut/checkpoints"):
+        os.rename(tmp_path / f"cut/checkpoints/{step:08d}", tmp_path / f"cut/checkpoints/.{step}")
+    run(tmp_path / "cut")
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("processes", ["0", "-1"])
+def test_a_job_needs_a_process(processes, tmp_path, monkeypatch):
+    (tmp_path / "c.py").write_text(CONFIG.replace("TESTS", repr(str(Path(__file__).parent))).replace("FOLDER", "'x'"))
+    monkeypatch.setattr(sys, "argv", ["supervise", str(tmp_path / "c.py"), "--processes", processes])
+    with pytest.raises(errors.InputError, match="--processes: must be at least 1"):
+        supervise.main()
+
+
+class Job:
+    """Two processes of two devices each, under a supervisor; `children` are its keepers and workers by process id."""
+
+    def __init__(self, folder: Path, *options: str):
+        self.folder = folder
+        config = folder.parent / "c.py"
+        config.write_text(CONFIG.replace("TESTS", repr(str(Path(__file__).parent))).replace("FOLDER", repr("unset")))
+        flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
+                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gemini_mini.supervise", str(config), f"run.folder={folder}", "--copy-every", "5", *options],
+            env=os.environ | flags, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+    def children(self, what: str) -> list[int]:
+        mine = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(child) for child in mine if what in Path(f"/proc/{child}/cmdline").read_text()]
+
+    def wait_for(self, step: int) -> None:
+        """Until the run has just recorded `step`, counted from its newest start."""
+        width = None
+        while self.process.poll() is None:
+            path = self.folder / "trace.bin"
+            if path.is_file():
+                width = width or 4 * len(files.read_json(self.folder / "trace.json"))
+                if path.stat().st_size >= step * width:
+                    return
+            time.sleep(0.001)
+
+    def end(self) -> tuple[int, str]:
+        said = self.process.communicate(timeout=300)[1]
+        return self.process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("job") / "whole"
+    code, said = Job(folder).end()
+    assert code == 0, said
+    return folder
+
+
+@pytest.mark.slow
+def test_every_process_sees_the_same_and_the_data_is_that_of_one_process(undisturbed, tmp_path):
+    assert (undisturbed / "trace.bin").read_bytes() == (undisturbed / "processes/1/trace.bin").read_bytes()
+    loop.run(FitLine(), optim.OptimConfig(), loop.RunConfig(str(tmp_path), 40), {})  # eight devices
+    one, job = trace.read(tmp_path), trace.read(undisturbed)
+    batch = one[0].index("batch")
+    assert (one[1][:, batch] == job[1][:, batch]).all() and len(one[1]) == 40
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_brought_back_and_the_job_goes_on_from_memory_to_the_same_bits(undisturbed):
+    job = Job(undisturbed.parent / "killed")
+    for step, victim in ((8, 0), (17, 1), (23, 0)):
+        job.wait_for(step)
+        shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)  # storage is not needed
+        os.kill(job.children("train.keeper")[victim], signal.SIGKILL)  # its host is lost, memory and all
+        os.kill(job.children("--worker")[victim], signal.SIGKILL)
+    code, said = job.end()
+    assert code == 0 and said.count("all start again from the newest copy") == 3, said
+    assert_same(undisturbed, job.folder)
+    assert figures(job.folder) == figures(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_ended_by_the_watchdog(undisturbed):
+    job = Job(undisturbed.parent / "hung", "--hang-s", "40")
+    job.wait_for(12)
+    os.kill(job.children("--worker")[1], signal.SIGSTOP)  # the other one waits in a collective now
+    code, said = job.end()
+    assert code == 0 and "no step for 40 s" in said, said
+    assert_same(undisturbed, job.folder)
+
+
+@pytest.mark.slow
+def test_told_to_stop_all_processes_save_the_same_step(undisturbed):
+    job = Job(undisturbed.parent / "stopped")
+    job.wait_for(12)
+    job.process.send_signal(signal.SIGTERM)
+    code, said = job.end()
+    assert code == 128 + signal.SIGTERM and "stopped after step" in said, said
+    assert len(checkpoint.steps(job.folder / "checkpoints")) >= 1
+    code, said = Job(job.folder).end()
+    assert code == 0, said
+    assert_same(undisturbed, job.folder)
