@@ -1,0 +1,134 @@
+"""Recovery from storage against recovery from memory: the same job, killed at the same steps.
+
+    python benchmarks/recovery.py --steps 120 --failures 3 --folder /tmp/recovery
+
+Two processes train a decoder of 3.7M parameters on random rows (this file is the config too). At chosen steps one of
+them is killed, its keeper with it. "storage" saves every 20 steps and has nothing else; "memory" copies to two keepers
+every 2 steps besides. Goodput is productive time over all time (gemini_mini/train/goodput.py). What a restart costs,
+import and compilation, is the same for both and far too large beside steps of a fraction of a second; so the table also
+has goodput without it, and what both would be with the measured costs at one failure in so many minutes.
+Fact: 85 % with checkpoints, 97 % with copies in memory (Gemini report, section 3).
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from gemini_mini import config as config_lib, files
+from gemini_mini.data import packing
+from gemini_mini.model import decoder
+from gemini_mini.train import goodput, loop, metrics, optim
+
+SAVE_EVERY, COPY_EVERY, VOCABULARY, ROWS, IDS = 20, 2, 2048, 8, 128
+
+
+@dataclass(frozen=True)
+class RandomRows:
+    """A loop.Task: the decoder on ids that mean nothing."""
+
+    def batch_tokens(self) -> int:
+        return ROWS * IDS
+
+    def batch_flops(self) -> int:
+        return self.batch_tokens() * MODEL.flops_per_token(IDS)
+
+    def inputs(self) -> dict:
+        return {}
+
+    def init(self, rngs: nnx.Rngs) -> decoder.Decoder:
+        return decoder.Decoder(MODEL, rngs)
+
+    def batches(self, steps: int, seed: int) -> Callable[[int], packing.Batch]:
+        return lambda step: packing.batch_of(np.random.default_rng((seed, step)).integers(100, VOCABULARY, (ROWS, IDS)))
+
+    def loss(self, module: decoder.Decoder, batch: packing.Batch, key) -> tuple[jax.Array, dict]:
+        logits = module.logits(module(batch.tokens, batch.positions, batch.segments))
+        picked = jax.numpy.take_along_axis(jax.nn.log_softmax(logits), batch.targets[..., None], axis=-1)
+        return -picked.mean(), {}
+
+    def evals(self, module: decoder.Decoder) -> dict:
+        return {}
+
+    def export(self, module: decoder.Decoder, folder: Path) -> None: ...
+
+
+MODEL = decoder.DecoderConfig(VOCABULARY, depth=4, context_tokens=IDS)
+
+
+def config() -> config_lib.Experiment:
+    run = loop.RunConfig("set by run.folder", 120, save_every=SAVE_EVERY, log_every=1, mesh=(0, 1, 1))
+    return config_lib.Experiment(RandomRows(), optim.OptimConfig(), run)
+
+
+def measure(folder: Path, steps: int, deaths: list[int], copy_every: int) -> dict[str, float]:
+    """Run the job, kill a process at each of these steps; times in seconds, steps done again."""
+    shutil.rmtree(folder, ignore_errors=True)
+    job = subprocess.Popen([sys.executable, "-m", "gemini_mini.supervise", __file__, f"run.folder={folder}", f"run.steps={steps}",
+                            "--copy-every", str(copy_every)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    begin = time.monotonic()
+    _await(job, folder, lambda rows: rows >= 1)
+    starts = [time.monotonic() - begin]
+    again = 0
+    for step in deaths:
+        _await(job, folder, lambda rows: rows >= step)
+        done = _rows(folder)
+        children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        died = time.monotonic()
+        for kind in ("train.keeper", "--worker"):
+            os.kill([int(c) for c in children if kind in Path(f"/proc/{c}/cmdline").read_text()][step % 2], signal.SIGKILL)
+        _await(job, folder, lambda rows: rows < done)  # cut to where it continues
+        resumed = _rows(folder)
+        again += done - resumed
+        _await(job, folder, lambda rows: rows > resumed)
+        starts.append(time.monotonic() - died)
+    if job.wait():
+        raise RuntimeError(f"{folder}: the job failed")
+    last = [r for r in metrics.read(folder) if goodput.GOOD in r][-1]
+    total = last[goodput.GOOD] / last["goodput"]
+    return {"again": again, "start_s": float(np.mean(starts)), "step_s": last[goodput.GOOD] / steps, "total_s": total,
+            "goodput": last["goodput"], "without starts": last[goodput.GOOD] / (total - sum(starts))}
+
+
+def _rows(folder: Path) -> int:
+    names, path = folder / "trace.json", folder / "trace.bin"
+    return path.stat().st_size // (4 * len(files.read_json(names))) if names.is_file() and path.is_file() else 0
+
+
+def _await(job: subprocess.Popen, folder: Path, is_so: Callable[[int], bool]) -> None:
+    while not is_so(_rows(folder)):
+        if job.poll() is not None:
+            raise RuntimeError(f"{folder}: the job ended early")
+        time.sleep(0.002)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/recovery"))
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--failures", type=int, default=3)
+    arguments = parser.parse_args()
+    # Where a process dies is chance; 0.1 to 0.9 of the way between two saves, the same for both.
+    rng = np.random.default_rng(0)
+    blocks = np.linspace(1, arguments.steps // SAVE_EVERY - 1, arguments.failures).round().astype(int)
+    deaths = [int(b * SAVE_EVERY + rng.integers(2, SAVE_EVERY - 2)) for b in blocks]
+    print(f"killed at steps {deaths}")
+    print("| recovery from | steps done again | restart s | step s | in all s | goodput | without restarts |\n" + "| --- " * 7 + "|")
+    for name, every in (("nothing fails", 0), ("storage", 0), ("memory", COPY_EVERY)):
+        found = measure(arguments.folder / name.split()[0], arguments.steps, [] if name == "nothing fails" else deaths, every)
+        print(f"| {name} | {found['again']:.0f} | {found['start_s']:.1f} | {found['step_s']:.2f} | {found['total_s']:.0f} "
+              f"| {found['goodput']:.1%} | {found['without starts']:.1%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
