@@ -30,7 +30,7 @@ from gemini_mini.data import packing
 from gemini_mini.model import decoder
 from gemini_mini.train import goodput, loop, metrics, optim
 
-SAVE_EVERY, COPY_EVERY, VOCABULARY, ROWS, IDS = 20, 2, 2048, 8, 128
+SAVE_EVERY, COPY_EVERY, VOCABULARY, ROWS, IDS = 20, 2, 1024, 4, 64
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class RandomRows:
     def export(self, module: decoder.Decoder, folder: Path) -> None: ...
 
 
-MODEL = decoder.DecoderConfig(VOCABULARY, depth=4, context_tokens=IDS)
+MODEL = decoder.DecoderConfig(VOCABULARY, depth=4, aspect=64, context_tokens=IDS)
 
 
 def config() -> config_lib.Experiment:

@@ -25,6 +25,7 @@ from gemini_mini import config, errors, memory
 from gemini_mini.train import hosts, loop, peers
 
 TRIES = 3  # starts without a single step
+START_S = 1800.0  # to load, compile and make the first step
 LOCAL = "127.0.0.1"
 
 
@@ -74,16 +75,16 @@ class Supervisor:
 
     def _watch(self) -> str:
         """Wait for the end of the job; why it failed, or "" when it did not."""
-        progress, since = self._progress(), time.monotonic()
+        progress, since, limit = self._progress(), time.monotonic(), START_S
         while True:
             codes = [worker.poll() for worker in self.workers]
             dead = [index for index, code in enumerate(codes) if code]
             if self._progress() != progress:
-                progress, since = self._progress(), time.monotonic()
-            hangs = time.monotonic() - since > self.arguments.hang_s
+                progress, since, limit = self._progress(), time.monotonic(), self.arguments.hang_s
+            hangs = time.monotonic() - since > limit
             if hangs or dead and not self.told_to_stop:
                 self._kill(self.workers)
-                return f"process {dead[0]} died (exit code {codes[dead[0]]})" if dead else f"no step for {self.arguments.hang_s:g} s"
+                return f"process {dead[0]} died (exit code {codes[dead[0]]})" if dead else f"no step for {limit:g} s"
             if None not in codes:
                 return ""
             time.sleep(0.02)
@@ -138,7 +139,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="name=value")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--copy-every", type=int, default=10, help="steps between copies in memory; 0: none (default 10)")
-    parser.add_argument("--hang-s", type=float, default=300.0, help="longer than any step, evaluation or start (default 300)")
+    parser.add_argument("--hang-s", type=float, default=300.0, help="longer than any step or evaluation (default 300)")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_intermixed_args()
     experiment = config.load(arguments.config, arguments.overrides)

@@ -15,7 +15,7 @@ from gemini_mini.data import mixture, packing, rows
 from gemini_mini.model import decoder
 from gemini_mini.tasks import pretrain
 from gemini_mini.tokenizers import audio, bundle, image, text
-from gemini_mini.train import loop, optim
+from gemini_mini.train import loop, metrics, optim
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,18 @@ def test_training_learns_its_rows_and_the_run_loads(trained):
     ids = jnp.ones((1, 4), jnp.int32)
     assert np.isfinite(loaded.model.logits(loaded.model(ids, ids, ids))).all()
     assert list((trained / "tensorboard").iterdir())
+
+
+@pytest.mark.slow
+def test_ten_times_the_learning_rate_stays_finite(world, tmp_path):
+    """Ten times the demo's rates, nearly without warm-up: query-key norm, z-loss and skipped steps have to hold."""
+    e = experiment(world, tmp_path)
+    hot = optim.OptimConfig(kind="muon", lr=4e-2, muon_lr=2e-1, warmup=0.1)
+    loop.run(e.task, hot, dataclasses.replace(e.run, log_every=1), config.to_json(e))
+    records = [r for r in metrics.read(tmp_path) if "loss" in r]
+    assert len(records) == 30 and all(np.isfinite([r["loss"], r["grad_norm"]]).all() for r in records)
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert all(np.isfinite(w).all() for w in files.load_arrays(tmp_path / "model.safetensors")[0].values())
 
 
 def test_encoding_and_decoding_a_document(world):
