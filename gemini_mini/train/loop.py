@@ -21,8 +21,8 @@ import numpy as np
 from flax import nnx
 
 from gemini_mini import errors, files, nn, progress
-from gemini_mini.train import (checkpoint, faults, goodput, hosts, machine, metrics as metrics_lib, optim, peers, preemption,
-                               recovery, setup, step as step_lib, trace)
+from gemini_mini.train import (checkpoint, faults, folder as folder_lib, hosts, machine, metrics as metrics_lib, optim, peers,
+                               preemption, recorder, recovery, setup, step as step_lib, trace)
 
 
 @runtime_checkable
@@ -77,9 +77,6 @@ class RunConfig:
             raise errors.InputError("run.keep_best: needs evaluations to choose by; set run.eval_every")
 
 
-FREE = ("mesh", "save_every", "keep", "keep_every", "keep_best", "flip")
-
-
 def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings: dict,
         copies: peers.Copies | None = None) -> None:
     """Train `task` from where its run folder stands; `settings` is the resolved config as JSON.
@@ -90,7 +87,7 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
     """
     folder = Path(config.folder)
     inputs = task.inputs()
-    started = _started(folder, settings, inputs)
+    started = folder_lib.started(folder, settings, inputs)
     if started and (folder / "done.json").is_file():
         print(f"reused {folder} (trained, {started['steps']} steps)")
         return
@@ -140,67 +137,37 @@ def _resume(folder: Path, built: setup.Built, copies: peers.Copies | None) -> tu
 def _train(task: Task, config: RunConfig, started: dict, built: setup.Built, rollbacks: recovery.Rollbacks,
            copies: peers.Copies | None, start: int, state: step_lib.TrainState) -> step_lib.TrainState:
     """The state after the last step. Raises: Diverged; SystemExit when told to stop, once all is saved."""
-    folder, steps, stop = Path(config.folder), started["steps"], None
-    notes = hosts.notes(folder)
-    peak = machine.peak_flops()
+    folder, steps, done, stop = Path(config.folder), started["steps"], start, None
+    keep = checkpoint.Keep(config.keep, config.keep_every, bool(config.keep_best))
     if config.flip[0]:
         faults.check(state, *config.flip[1:])
-    with preemption.Notice() as notice, contextlib.ExitStack() as stack:
-        writer = stack.enter_context(contextlib.closing(metrics_lib.Writer(notes, start)))
-        saver = stack.enter_context(checkpoint.Saver(
-            folder / "checkpoints", checkpoint.Keep(config.keep, config.keep_every, bool(config.keep_best))))
-        bar = stack.enter_context(progress.bar(folder.name, steps, "steps", done=start))
-        meter = goodput.Meter(started["begun"], metrics_lib.read(notes), start)
-        tracer, late, logged = None, None, (start, meter.productive_s)
-
-        def record(done: int, metrics: dict, sums: tuple) -> bool:
-            """Wait for a step, write down what it did, and say whether it was a good one."""
-            nonlocal logged
-            tracer.write(trace.row(sums))
-            values = {name: float(x) for name, x in metrics.items()}
-            meter.lap(is_productive=done > start + 1)  # the first one compiles
-            if values["bad_in_a_row"] >= config.max_bad:
-                raise recovery.Diverged(done, f"{config.max_bad} bad steps in a row up to step {done} (loss "
-                                              f"{values['loss']:.3g}, gradient norm {values['grad_norm']:.3g})")
-            if done % config.log_every == 0 or done == steps:
-                rate = (done - logged[0]) / max(meter.productive_s - logged[1], 1e-9)
-                logged = done, meter.productive_s
-                speed = {"tokens_per_s": rate * task.batch_tokens(), "mfu": rate * task.batch_flops() / peak}
-                writer.write(done, {**values, **speed, **meter.figures()})
-                skipped = {"skipped": f"{values['skipped']:.0f}"} if values["skipped"] else {}
-                bar.info.update(loss=values["loss"], **skipped, **{"tok/s": f"{speed['tokens_per_s']:,.0f}",
-                                                                  "mfu": f"{speed['mfu']:.0%}"})
-            return not values["bad_in_a_row"]
-
+    with (preemption.Notice() as notice, checkpoint.Saver(folder / "checkpoints", keep) as saver,
+          progress.bar(folder.name, steps, "steps", done=start) as bar,
+          recorder.Recorder(hosts.notes(folder), start, steps, started["begun"], config.log_every, config.max_bad, bar) as record):
         for n in range(start, steps):
             batch = built.batch(rollbacks.batch_of(n))
             state, metrics = built.step(state, batch)
             done = n + 1
             if done == config.flip[0]:
                 state = faults.flip(state, *config.flip[1:])
-            step = trace.Step(batch, metrics, state)
-            tracer = tracer or stack.enter_context(contextlib.closing(trace.Writer(notes, start, step.names())))
-            if late:
-                record(*late)
-            late = done, metrics, step.sums()
-            bar.advance()
+            record.dispatched(done, trace.Step(batch, metrics, state), task.batch_tokens(), task.batch_flops())
             stop = notice.at(n)
             is_eval = config.eval_every and done % config.eval_every == 0 and done < steps
             is_save = done % config.save_every == 0 or done == steps or stop or (is_eval and config.keep_best)
             is_copy = copies and done % copies.every == 0
             if is_eval or is_save or is_copy:
-                is_good, late = record(*late), None
+                is_good = record.settle()
                 figures = task.evals(nn.with_weights(built.module, hosts.whole(state.weights))) if is_eval else {}
-                if figures:
-                    writer.write(done, figures)
+                if is_eval:
+                    record.figures(done, figures)
                 if is_save and is_good:  # a roll-back must lead out of the bad steps
                     saver.save(done, state, _score(figures, config.keep_best))
                 if is_copy and is_good:
                     copies.save(done, state)
-                meter.lap(is_productive=False)
+                record.paused()
             if stop and done < steps:
                 break
-    if start < steps and done < steps:
+    if stop and done < steps:
         saved = max(checkpoint.steps(folder / "checkpoints"), default=0)
         print(f"{folder}: stopped after step {done} of {steps} and saved step {saved}; run the same command again to continue",
               file=sys.stderr)
@@ -215,31 +182,3 @@ def _score(figures: dict, name: str) -> float | None:
     if name.lstrip("-") not in figures:
         raise errors.InputError(f"run.keep_best: must be one of {', '.join(sorted(figures))}, got {name!r}")
     return -float(figures[name[1:]]) if name.startswith("-") else float(figures[name])
-
-
-def _started(folder: Path, settings: dict, inputs: dict) -> dict | None:
-    """What run.json says, after checking that it is this run."""
-    if not (folder / "run.json").is_file():
-        return None
-    started = files.read_json(folder / "run.json")
-    for what, then, now in (("settings", _deciding(started["settings"]), _deciding(settings)),
-                            ("inputs", started["inputs"], inputs)):
-        if then != now:
-            raise errors.InputError(f"{folder}: holds a run with other {what} ({_difference(then, now)}); "
-                                    "set run.folder=... to start another, or remove it to start again")
-    return started
-
-
-def _deciding(settings: dict) -> dict:
-    """The settings that decide what is trained; the others may change from one start to the next."""
-    return {name: {k: v for k, v in value.items() if k not in FREE} if name == "run" else value
-            for name, value in settings.items() if name != "source"}
-
-
-def _difference(old, new, where: str = "") -> str:
-    """The first place where two JSON values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(set(old) | set(new)):
-            if old.get(key) != new.get(key):
-                return _difference(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
-    return f"{where}: {old} there, {new} now"

@@ -1,0 +1,36 @@
+"""What makes a run folder the folder of this run: the same settings and the same data."""
+
+from pathlib import Path
+
+from gemini_mini import errors, files
+
+# Settings of the run that do not decide what is trained: they may change from one start to the next.
+FREE = ("mesh", "save_every", "keep", "keep_every", "keep_best", "flip")
+
+
+def started(folder: Path, settings: dict, inputs: dict) -> dict | None:
+    """What run.json says, or None before the first start. Raises: InputError when it is of another run."""
+    if not (folder / "run.json").is_file():
+        return None
+    found = files.read_json(folder / "run.json")
+    for what, then, now in (("settings", _deciding(found["settings"]), _deciding(settings)),
+                            ("inputs", found["inputs"], inputs)):
+        if then != now:
+            raise errors.InputError(f"{folder}: holds a run with other {what} ({_difference(then, now)}); "
+                                    "set run.folder=... to start another, or remove it to start again")
+    return found
+
+
+def _deciding(settings: dict) -> dict:
+    """The settings that decide what is trained."""
+    return {name: {k: v for k, v in value.items() if k not in FREE} if name == "run" else value
+            for name, value in settings.items() if name != "source"}
+
+
+def _difference(old, new, where: str = "") -> str:
+    """The first place where two JSON values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(set(old) | set(new)):
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
+    return f"{where}: {old} there, {new} now"

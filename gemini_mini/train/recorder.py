@@ -1,0 +1,66 @@
+"""What a run writes down of its steps: the trace, the figures, the bar; one step late, so that the device never waits."""
+
+import contextlib
+from pathlib import Path
+
+from gemini_mini import progress
+from gemini_mini.train import goodput, machine, metrics as metrics_lib, recovery, trace
+
+
+class Recorder:
+    """Of a run from `start` on, in the folder `notes`; `begun` is the time of its first start."""
+
+    def __init__(self, notes: Path, start: int, steps: int, begun: float, log_every: int, max_bad: int, bar: progress.bar):
+        self.notes, self.start, self.steps, self.log_every, self.max_bad, self.bar = notes, start, steps, log_every, max_bad, bar
+        self.writer = metrics_lib.Writer(notes, start)
+        self.meter = goodput.Meter(begun, metrics_lib.read(notes), start)
+        self.peak = machine.peak_flops()
+        self.tracer: trace.Writer | None = None  # opened by the first step, which knows the leaves
+        self.late: tuple | None = None
+        self.logged = start + 1, self.meter.productive_s  # the first step compiles: it has no speed
+
+    def dispatched(self, done: int, step: trace.Step, batch_tokens: int, batch_flops: int) -> None:
+        """Step `done` runs by now: write down the one before it. Raises: Diverged."""
+        self.tracer = self.tracer or trace.Writer(self.notes, self.start, step.names())
+        self.settle()
+        self.late = done, step.metrics, step.sums(), batch_tokens, batch_flops
+        self.bar.advance()
+
+    def settle(self) -> bool:
+        """Wait for the newest step and write it down; whether it was a good one. Raises: Diverged."""
+        if self.late is None:
+            return True
+        (done, metrics, sums, batch_tokens, batch_flops), self.late = self.late, None
+        self.tracer.write(trace.row(sums))
+        values = {name: float(x) for name, x in metrics.items()}
+        self.meter.lap(is_productive=done > self.start + 1)
+        if values["bad_in_a_row"] >= self.max_bad:
+            raise recovery.Diverged(done, f"{self.max_bad} bad steps in a row up to step {done} (loss {values['loss']:.3g}, "
+                                          f"gradient norm {values['grad_norm']:.3g})")
+        if done % self.log_every == 0 or done == self.steps:
+            rate = (done - self.logged[0]) / max(self.meter.productive_s - self.logged[1], 1e-9)
+            self.logged = done, self.meter.productive_s
+            speed = {"tokens_per_s": rate * batch_tokens, "mfu": rate * batch_flops / self.peak}
+            self.writer.write(done, {**values, **speed, **self.meter.figures()})
+            skipped = {"skipped": f"{values['skipped']:.0f}"} if values["skipped"] else {}
+            self.bar.info.update(loss=values["loss"], **skipped,
+                                 **{"tok/s": f"{speed['tokens_per_s']:,.0f}", "mfu": f"{speed['mfu']:.0%}"})
+        return not values["bad_in_a_row"]
+
+    def figures(self, done: int, figures: dict) -> None:
+        """What an evaluation found, unless that is written down already: a kill may have come just after."""
+        if not metrics_lib.has(self.notes, done, figures):
+            self.writer.write(done, figures)
+
+    def paused(self) -> None:
+        """The time since the last step went into something else than training."""
+        self.meter.lap(is_productive=False)
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.ExitStack() as stack:
+            for each in (self.writer, self.tracer):
+                if each:
+                    stack.callback(each.close)
