@@ -168,9 +168,8 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(whole, tmp_path):
 
 @pytest.mark.slow
 def test_killed_anywhere_and_resumed_equals_uninterrupted_to_the_bit(whole, tmp_path):
-    deaths = [(what, n) for what, most in (("batch", 20), ("result", 7), ("replace", 30), ("trace", 20)) for n in range(most)]
-    died = die_and_resume(tmp_path, deaths)
-    assert len(died) > 60
+    deaths = [(what, n) for what, most in (("batch", 20), ("result", 7), ("replace", 30), ("trace", 20)) for n in range(0, most, 2)]
+    assert len(die_and_resume(tmp_path, deaths)) > 30
     for what, times in deaths:
         assert_same(whole, tmp_path / f"{what}{times}")
 

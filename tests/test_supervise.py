@@ -177,13 +177,13 @@ def test_every_process_sees_the_same_and_the_data_is_that_of_one_process(undistu
 @pytest.mark.slow
 def test_a_killed_process_is_brought_back_and_the_job_goes_on_from_memory_to_the_same_bits(undisturbed):
     job = Job(undisturbed.parent / "killed")
-    for step, victim in ((8, 0), (17, 1), (23, 0)):
+    for step, victim in ((8, 0), (23, 1)):
         job.wait_for(step)
         shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)  # storage is not needed
         os.kill(job.children("train.keeper")[victim], signal.SIGKILL)  # its host is lost, memory and all
         os.kill(job.children("--worker")[victim], signal.SIGKILL)
     code, said = job.end()
-    assert code == 0 and said.count("all start again from the newest copy") == 3, said
+    assert code == 0 and said.count("all start again from the newest copy") == 2, said
     assert_same(undisturbed, job.folder)
     assert figures(job.folder) == figures(undisturbed)
 
