@@ -10,6 +10,7 @@ On a machine with several hosts, start one worker and one keeper a host in the s
 """
 
 import argparse
+import contextlib
 import secrets
 import signal
 import socket
@@ -17,14 +18,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import BinaryIO
 
 import jax
 
 from gemini_mini import config, errors, memory
-from gemini_mini.train import hosts, loop, peers
+from gemini_mini.train import hosts, keeper, loop, peers
 
-TRIES = 3  # starts without a single step
+TRIES = 3  # starts that get no further than the ones before
+BAD_INPUT = 2  # the exit code of errors.run: starting again would not help
 START_S = 1800.0  # to load, compile and make the first step
 LOCAL = "127.0.0.1"
 
@@ -38,38 +39,36 @@ class Supervisor:
         self.keepers: list[subprocess.Popen] = [self._keeper(port) for port in self.ports]
         self.workers: list[subprocess.Popen] = []
         self.told_to_stop = False
+        self.reached = 0  # the most that the trace ever held
 
     def run(self) -> int:
-        """The exit code of the job. Raises: InputError when it dies again and again before its first step."""
+        """The exit code of the job. Raises: InputError when it dies again and again without getting any further."""
         signal.signal(signal.SIGTERM, self._pass_on)
         signal.signal(signal.SIGINT, self._pass_on)
         failures = 0
         try:
             while True:
-                before = self._progress()
+                before = self.reached
                 self._start()
                 why = self._watch()
                 codes = [worker.poll() for worker in self.workers]
-                if not why or self.told_to_stop:
-                    return max(code or 0 for code in codes)
-                failures = failures + 1 if self._progress() == before else 1
+                if not why or self.told_to_stop or BAD_INPUT in codes:
+                    return max(codes)
+                failures = failures + 1 if self.reached == before else 1
                 if failures == TRIES:
-                    raise errors.InputError(f"{self.folder}: {why}, {TRIES} times without a single step; "
+                    raise errors.InputError(f"{self.folder}: {why}, {TRIES} times without getting any further; "
                                             f"see what it printed, and {self.folder}/processes")
                 print(f"warning: {self.folder}: {why}; all start again from the newest copy", file=sys.stderr, flush=True)
         finally:
             self._kill(self.workers + self.keepers)
 
     def _start(self) -> None:
-        self.keepers = [keeper if keeper.poll() is None else self._keeper(port)
-                        for keeper, port in zip(self.keepers, self.ports, strict=True)]
+        self.keepers = [old if old.poll() is None else self._keeper(port)
+                        for old, port in zip(self.keepers, self.ports, strict=True)]
         join = f"{LOCAL}:{_free_port()}"
         self.workers = []
         for index in range(self.arguments.processes):
-            log = None
-            if index:
-                (self.folder / "processes").mkdir(parents=True, exist_ok=True)
-                log = open(self.folder / "processes" / f"{index}.log", "ab")
+            log = self.folder / "processes" / f"{index}.log" if index else None
             self.workers.append(_start([sys.executable, "-m", "gemini_mini.supervise", *sys.argv[1:], "--worker"],
                                        f"{index} {join} {self.key} {' '.join(map(str, self.ports))}", log))
 
@@ -79,8 +78,9 @@ class Supervisor:
         while True:
             codes = [worker.poll() for worker in self.workers]
             dead = [index for index, code in enumerate(codes) if code]
-            if self._progress() != progress:
-                progress, since, limit = self._progress(), time.monotonic(), self.arguments.hang_s
+            if (now := self._progress()) != progress:
+                progress, since, limit = now, time.monotonic(), self.arguments.hang_s
+                self.reached = max(self.reached, now)
             hangs = time.monotonic() - since > limit
             if hangs or dead and not self.told_to_stop:
                 self._kill(self.workers)
@@ -90,9 +90,9 @@ class Supervisor:
             time.sleep(0.02)
 
     def _progress(self) -> int:
-        """Grows, or shrinks at a start, whenever a step ends."""
+        """The size of the trace: it grows whenever a step ends, and shrinks when the job starts again."""
         path = self.folder / "trace.bin"
-        return path.stat().st_mtime_ns if path.is_file() else 0
+        return path.stat().st_size if path.is_file() else 0
 
     def _keeper(self, port: int) -> subprocess.Popen:
         return _start([sys.executable, "-m", "gemini_mini.train.keeper", LOCAL, str(port)], self.key)
@@ -119,11 +119,18 @@ def work(about: str, experiment: config.Experiment, copy_every: int) -> None:
     hosts.meet("done")
 
 
-def _start(command: list[str], secret: str, log: BinaryIO | None = None) -> subprocess.Popen:
-    """A process of its own session, so that Ctrl-C reaches the supervisor alone; the key goes where nobody can list it."""
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+def _start(command: list[str], secret: str, log: Path | None = None) -> subprocess.Popen:
+    """A process of its own session, so that Ctrl-C reaches the supervisor alone; the key goes where nobody can list it.
+
+    Its input stays open as long as the supervisor lives: `keeper.end_with` waits for its end.
+    """
+    with contextlib.ExitStack() as stack:
+        if log:
+            log.parent.mkdir(parents=True, exist_ok=True)
+        out = stack.enter_context(open(log, "ab")) if log else None
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True)
     process.stdin.write(secret.encode() + b"\n")
-    process.stdin.close()
+    process.stdin.flush()
     return process
 
 
@@ -144,7 +151,9 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     experiment = config.load(arguments.config, arguments.overrides)
     if arguments.worker:
-        work(sys.stdin.readline(), experiment, arguments.copy_every)
+        about = sys.stdin.buffer.readline().decode()
+        keeper.end_with(sys.stdin.buffer)
+        work(about, experiment, arguments.copy_every)
         return
     if arguments.processes < 1:
         raise errors.InputError(f"--processes: must be at least 1, got {arguments.processes}")

@@ -16,7 +16,7 @@ from flax import nnx
 
 from gemini_mini import errors, files, nn
 from gemini_mini.data import mixture
-from gemini_mini.train import checkpoint, loop, machine, metrics, optim, step as step_lib, trace
+from gemini_mini.train import checkpoint, goodput, loop, machine, metrics, optim, step as step_lib, trace
 
 
 STAGES = (mixture.Stage("first", 0.3, {"a": 1.0}), mixture.Stage("second", 1.0, {"a": 1.0, "b": 3.0}))  # border at step 6
@@ -145,6 +145,7 @@ def assert_same(whole, other):
     for name in ("trace.bin", "trace.json", "model.safetensors", "done.json"):
         assert (whole / name).read_bytes() == (other / name).read_bytes(), (other, name)
     assert figures(whole) == figures(other), other
+    assert not list((other / "checkpoints").glob(".*")), other
 
 
 def losses(folder):
@@ -389,6 +390,23 @@ def test_sums_are_those_of_a_walk_over_the_elements_and_know_every_bit_and_place
     swapped = base[::-1].copy()
     found = {int(trace.sums(x)[0]) for x in [base, swapped, *flipped]}
     assert len(found) == 66
+
+
+def test_goodput_counts_only_steps_that_are_still_in_the_weights(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(goodput.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(goodput.time, "time", lambda: 1000 + now[0])
+    meter = goodput.Meter(begun=1090.0, records=[], start=0)  # ten seconds went into starting
+    for seconds, is_productive in ((5, False), (20, True), (10, True), (15, False)):
+        now[0] += seconds
+        meter.lap(is_productive)
+    assert meter.figures() == {"productive_s": 30, "goodput": 30 / 60}
+    # Killed there; half of the steps were in the checkpoint, and it starts again ten seconds later.
+    now[0] += 10
+    meter = goodput.Meter(1090.0, [{"step": 4, "productive_s": 15.0}, {"step": 4, "valid": 1.0}], start=4)
+    now[0] += 30
+    meter.lap(True)
+    assert meter.figures() == {"productive_s": 45, "goodput": 45 / 100}
 
 
 def test_metrics_cut_short_by_a_kill_are_dropped(tmp_path):

@@ -1,5 +1,6 @@
 """Copies in memory: what a keeper keeps, what comes back from it, and a job whose processes are killed."""
 
+import argparse
 import json
 import os
 import shutil
@@ -110,8 +111,7 @@ def test_a_run_continues_from_memory_alone(keepers, tmp_path):
     peers.Copies(keepers, KEY, 4).forget()
     with pytest.raises(SystemExit):
         run(tmp_path / "cut", stop=13)
-    for step in checkpoint.steps(tmp_path / "cut/checkpoints"):
-        os.rename(tmp_path / f"cut/checkpoints/{step:08d}", tmp_path / f"cut/checkpoints/.{step}")
+    shutil.rmtree(tmp_path / "cut/checkpoints")
     run(tmp_path / "cut")
     assert_same(tmp_path / "whole", tmp_path / "cut")
 
@@ -122,6 +122,28 @@ def test_a_job_needs_a_process(processes, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["supervise", str(tmp_path / "c.py"), "--processes", processes])
     with pytest.raises(errors.InputError, match="--processes: must be at least 1"):
         supervise.main()
+
+
+def test_a_keeper_ends_with_its_supervisor(tmp_path):
+    port = str(supervise._free_port())
+    process = supervise._start([sys.executable, "-m", "gemini_mini.train.keeper", "127.0.0.1", port], "key", tmp_path / "a/log")
+    process.stdin.close()  # which also happens when the supervisor is killed
+    assert process.wait(60) == 1 and (tmp_path / "a/log").read_bytes() == b""
+
+
+def test_a_job_that_gets_no_further_is_given_up(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(supervise.Supervisor, "_start", lambda self: None)
+    monkeypatch.setattr(supervise.signal, "signal", lambda number, handler: None)
+    reached = iter([480, 960, 960, 720, 960])
+
+    def watch(self):
+        self.reached = max(self.reached, next(reached))
+        return "process 1 died (exit code -9)"
+
+    monkeypatch.setattr(supervise.Supervisor, "_watch", watch)
+    with pytest.raises(errors.InputError, match="process 1 died .* 3 times without getting any further"):
+        supervise.Supervisor(argparse.Namespace(processes=0), tmp_path).run()
+    assert capsys.readouterr().err.count("all start again") == 3 and next(reached) == 960
 
 
 class Job:

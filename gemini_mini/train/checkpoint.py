@@ -40,6 +40,8 @@ class Saver:
         self.folder, self.keep = folder.absolute(), keep  # Orbax takes no other
         self.pool = futures.ThreadPoolExecutor(1)
         self.pending: futures.Future | None = None
+        for half in self.folder.glob(".*.tmp") if hosts.is_first() else ():
+            shutil.rmtree(half)  # of a process that was killed
 
     def save(self, step: int, state, score: float | None = None) -> None:
         """Write the state of `step`; the lowest score is the best.

@@ -5,9 +5,11 @@ nothing is ever unpickled.
 """
 
 import json
+import os
 import sys
 import threading
 from multiprocessing import connection
+from typing import BinaryIO
 
 KEPT = 2  # copies of each owner: the one before stays until everybody has the next
 
@@ -59,5 +61,16 @@ def ask(address: tuple[str, int], key: bytes, data: bytes | None = None, **reque
         return client.recv_bytes()
 
 
+def end_with(pipe: BinaryIO) -> None:
+    """End this process when the one that holds the other end of `pipe` does, however that came about."""
+    def wait():
+        pipe.read()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 if __name__ == "__main__":
-    serve((sys.argv[1], int(sys.argv[2])), sys.stdin.buffer.readline().strip())
+    shared = sys.stdin.buffer.readline().strip()
+    end_with(sys.stdin.buffer)
+    serve((sys.argv[1], int(sys.argv[2])), shared)

@@ -77,9 +77,9 @@ class Writer:
         files.write_bytes(folder / "trace.bin", rows.tobytes())
         self.file = open(folder / "trace.bin", "ab")
 
-    def write(self, row: UInt32[np.ndarray, "leaves"]) -> None:
+    def write(self, sums: UInt32[np.ndarray, "leaves"]) -> None:
         """The row of the next step."""
-        self.file.write(row.tobytes())
+        self.file.write(sums.tobytes())
         self.file.flush()
 
     def close(self) -> None:
