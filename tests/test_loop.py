@@ -1,6 +1,7 @@
 """The loop's laws: exact to the bit through kills and resumes, and nothing lost on bad days."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -80,7 +81,10 @@ def train(folder, steps=20, settings=None, kind="adamw", lr=1e-2, run=None, **ta
 
 def train_dying(folder, what, times):
     """Train until `what` is called for the so-manieth time, then die the way a power cut would."""
-    owner, name = {"batch": (FitLine, "batches"), "replace": (os, "replace"), "result": (checkpoint.Saver, "_finish"),
+    if what == "saved":  # a batch, once no save is under way
+        save = checkpoint.Saver.save
+        checkpoint.Saver.save = lambda self, *args: (save(self, *args), self.wait())
+    owner, name = {"batch": (FitLine, "batches"), "saved": (FitLine, "batches"), "replace": (os, "replace"), "result": (checkpoint.Saver, "_finish"),
                    "trace": (trace.Writer, "write")}[what]
     real, calls = getattr(owner, name), []
 
@@ -93,14 +97,14 @@ def train_dying(folder, what, times):
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*args)
 
-    setattr(owner, name, dying if what != "batch" else lambda *args: counted(real(*args)))
-    counted = lambda inner: lambda step: (dying_at(step, times), inner(step))[1]
+    def dying_at(batch, step):
+        if step == times:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return batch(step)
+
+    is_batch = name == "batches"
+    setattr(owner, name, (lambda *args: functools.partial(dying_at, real(*args))) if is_batch else dying)
     train(folder)
-
-
-def dying_at(step, which):
-    if step == which:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_and_resume(folder, deaths):
@@ -161,7 +165,7 @@ def whole(tmp_path_factory):
 
 
 def test_killed_and_resumed_equals_uninterrupted_to_the_bit(whole, tmp_path):
-    deaths = [("batch", 6), ("replace", 8)]  # at the border of two stages, and in the middle of a save
+    deaths = [("saved", 6), ("replace", 8)]  # at the border of two stages, and in the middle of a save
     assert len(die_and_resume(tmp_path, deaths)) == len(deaths)
     for what, times in deaths:
         assert_same(whole, tmp_path / f"{what}{times}")
@@ -169,8 +173,8 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(whole, tmp_path):
 
 @pytest.mark.slow
 def test_killed_anywhere_and_resumed_equals_uninterrupted_to_the_bit(whole, tmp_path):
-    deaths = [(what, n) for what, most in (("batch", 20), ("result", 7), ("replace", 30), ("trace", 20)) for n in range(0, most, 2)]
-    assert len(die_and_resume(tmp_path, deaths)) > 30
+    deaths = [(what, n) for what, most in (("batch", 20), ("saved", 20), ("result", 7), ("replace", 30), ("trace", 20)) for n in range(0, most, 2)]
+    assert len(die_and_resume(tmp_path, deaths)) > 40
     for what, times in deaths:
         assert_same(whole, tmp_path / f"{what}{times}")
 

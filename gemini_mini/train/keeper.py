@@ -64,7 +64,8 @@ def ask(address: tuple[str, int], key: bytes, data: bytes | None = None, **reque
 def end_with(pipe: BinaryIO) -> None:
     """End this process when the one that holds the other end of `pipe` does, however that came about."""
     def wait():
-        pipe.read()
+        while os.read(pipe.fileno(), 1):  # past Python's buffer, whose lock a thread may not hold at exit
+            pass
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
