@@ -37,8 +37,7 @@ class Copies:
 
     def save(self, step: int, state) -> None:
         """Copy the state of `step`; returns once it is off the devices, and on its way to both keepers."""
-        if self.pending:
-            self.pending.result()
+        self.close()
         hosts.meet(f"copying {step}")  # all have the copy before: it may be dropped once this one is there
         arrays = {f"{i} {place}": data for i, leaf in enumerate(jax.tree.leaves(state)) for place, data in _shards(leaf).items()}
         self.pending = self.pool.submit(self._put, step, arrays)
@@ -58,19 +57,20 @@ class Copies:
     def forget(self) -> None:
         """Drop every copy of this process: the run went back behind them."""
         self.close()
-        self.pending = None
         for where in self.keepers:
             self._ask(where, do="forget")
 
     def close(self) -> None:
         """Until the last copy is whole."""
         if self.pending:
-            self.pending.result()
+            pending, self.pending = self.pending, None
+            pending.result()
 
     def _put(self, step: int, arrays: dict[str, np.ndarray]) -> None:
         data = safetensors.numpy.save(arrays)
+        sealed = files.hash_bytes(data).encode() + data
         for where in self.keepers:
-            if self._ask(where, files.hash_bytes(data).encode() + data, do="put", step=step) is None:
+            if self._ask(where, sealed, do="put", step=step) is None:
                 print(f"warning: the keeper at {where[0]}:{where[1]} is gone; step {step} has one copy less", file=sys.stderr)
 
     def _list(self, where: tuple[str, int]) -> list[int]:
