@@ -4,6 +4,7 @@ A step whose gradient is not finite, or explodes, changes no weight; it is count
 that the counts too are the same after a resume.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -43,7 +44,8 @@ def init(module: nnx.Module, optimizer: optax.GradientTransformation) -> TrainSt
 
 
 def make(
-    module: nnx.Module, loss_fn: Callable, optimizer: optax.GradientTransformation, seed: int, explode: float, calm: float
+    module: nnx.Module, loss_fn: Callable, optimizer: optax.GradientTransformation, seed: int,
+    explode: float = math.inf, calm: float = 1.0,
 ) -> Callable:
     """`step(state, batch) -> (state, metrics)`; a bad step changes only the counts.
 
