@@ -2,7 +2,7 @@
 
     python benchmarks/recovery.py --steps 120 --failures 3 --folder /tmp/recovery
 
-Two processes train a decoder of 3.7M parameters on random rows (this file is the config too). At chosen steps one of
+Two processes train a decoder of 3.3M parameters on random rows (this file is the config too). At chosen steps one of
 them is killed, its keeper with it. "storage" saves every 20 steps and has nothing else; "memory" copies to two keepers
 every 2 steps besides. Goodput is productive time over all time (gemini_mini/train/goodput.py). What a restart costs,
 import and compilation, is the same for both and far too large beside steps of a fraction of a second; so the table also
