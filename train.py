@@ -3,13 +3,18 @@
     python train.py configs/demo.py                       the decoder of `make demo`
     python train.py configs/demo.py optim.lr=2e-3 run.folder=runs/faster
     python train.py configs/image_tokenizer.py            the tokenizer it reads
+    python train.py configs/nano1.py --plan v5e:4x4       what a step needs on a TPU pod, without one
+    python train.py configs/nano1.py --pod                the same command on every host of one
 
 Stopped at any moment, the same command continues; finished, it says so and does nothing.
 """
 
 import sys
 
+import jax
+
 from gemini_mini import config, errors, memory
+from gemini_mini.plan import launch
 from gemini_mini.train import loop
 
 
@@ -17,6 +22,11 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(__doc__)
         return
+    if "--plan" in sys.argv:
+        launch.start(sys.argv[1:])
+    if "--pod" in sys.argv:
+        jax.distributed.initialize()
+        sys.argv.remove("--pod")
     experiment = config.load(sys.argv[1], sys.argv[2:])
     loop.run(experiment.task, experiment.optim, experiment.run, config.to_json(experiment))
 

@@ -67,7 +67,7 @@ MODEL = decoder.DecoderConfig(VOCABULARY, depth=4, aspect=64, context_tokens=IDS
 
 
 def config() -> config_lib.Experiment:
-    run = loop.RunConfig("set by run.folder", 120, save_every=SAVE_EVERY, log_every=1, mesh=(0, 1, 1))
+    run = loop.RunConfig("set by run.folder", 120, save_every=SAVE_EVERY, log_every=1, mesh=(0, 1, 1, 1))
     return config_lib.Experiment(RandomRows(), optim.OptimConfig(), run)
 
 

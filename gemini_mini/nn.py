@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from gemini_mini import errors
+from gemini_mini import errors, parallel
 
 
 def param(rngs: nnx.Rngs, shape: tuple[int, ...], axes: str, scale: float = 1.0) -> nnx.Param:
@@ -32,8 +32,17 @@ def constant(shape: tuple[int, ...], axes: str, value: float) -> nnx.Param:
 
 
 def linear(x: Float[Array, "*B D"], w: nnx.Param) -> Float[Array, "*B F"]:
-    """`x @ w` in the type of `x`, as one product of two matrices: XLA's CPU backend likes no other shape."""
-    return (x.reshape(-1, x.shape[-1]) @ w[...].astype(x.dtype)).reshape(*x.shape[:-1], -1)
+    """`x @ w` in the type of `x`."""
+    return product(x, w[...].astype(x.dtype))
+
+
+def product(x: Float[Array, "*B D"], w: Float[Array, "D F"], dtype: jnp.dtype | None = None) -> Float[Array, "*B F"]:
+    """`x @ w`, as one product of two matrices: XLA's CPU backend likes no other shape.
+
+    Where the positions of a row are cut over devices they stay an axis of their own, or they would be gathered.
+    """
+    flat = x if parallel.context_size() > 1 else x.reshape(-1, x.shape[-1])
+    return jnp.matmul(flat, w, preferred_element_type=dtype).reshape(*x.shape[:-1], -1)
 
 
 def einsum(spec: str, x: Float[Array, "..."], w: nnx.Param) -> Float[Array, "..."]:

@@ -35,10 +35,10 @@ def test_nano_presets_have_the_reports_sizes(name, billions):
 
 def test_overrides_reach_the_field_and_keep_the_rest():
     plain = config.load(DEMO, [])
-    changed = config.load(DEMO, ["task.model.depth=6", "optim.lr=1", "run.folder=x y", "run.mesh=(1,2,4)", "optim.kind=adamw"])
+    changed = config.load(DEMO, ["task.model.depth=6", "optim.lr=1", "run.folder=x y", "run.mesh=(1,2,4,1)", "optim.kind=adamw"])
     assert changed.task.model == dataclasses.replace(plain.task.model, depth=6)
     assert (changed.optim.lr, changed.optim.kind) == (1.0, "adamw") and isinstance(changed.optim.lr, float)
-    assert (changed.run.folder, changed.run.mesh) == ("x y", (1, 2, 4))
+    assert (changed.run.folder, changed.run.mesh) == ("x y", (1, 2, 4, 1))
 
 
 @pytest.mark.parametrize("override, message", [
@@ -67,3 +67,14 @@ def test_model_settings_round_trip_through_json():
     assert again == model
     with pytest.raises(errors.InputError, match="another version"):
         config.from_json(decoder.DecoderConfig, {"depth": 3}, "run.json")
+
+
+def test_a_host_of_a_pod_joins_the_others_before_it_reads_anything(monkeypatch):
+    import train
+
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda: joined.append(True))
+    monkeypatch.setattr("sys.argv", ["train.py", "nowhere.py", "--pod", "run.steps=1"])
+    with pytest.raises(errors.InputError, match="nowhere.py: no such config file"):
+        train.main()
+    assert joined == [True]

@@ -147,6 +147,8 @@ def test_a_batch_is_a_function_of_the_step(tmp_path):
     first = [one.batch(step).tokens for step in range(50)]
     assert all(np.array_equal(two.batch(step).tokens, first[step]) for step in reversed(range(50)))
     assert not np.array_equal(first[0], first[1])
+    parts = [one.batch(7, (start, stop, 4)).tokens for start, stop in ((0, 1), (1, 2), (2, 4))]
+    assert np.array_equal(np.concatenate(parts), first[7])  # what several processes read is together the batch
 
 
 def test_rows_refuse_another_vocabulary_and_damage(tmp_path):

@@ -193,7 +193,7 @@ def test_told_to_stop_it_saves_the_step_and_goes_on_to_the_same_bits(whole, tmp_
 def test_resumed_on_another_mesh_it_reads_the_same_data(whole, tmp_path):
     with pytest.raises(SystemExit):
         train(tmp_path, signal_at=7)
-    weights = train(tmp_path, run={"mesh": (2, 4, 1)})
+    weights = train(tmp_path, run={"mesh": (2, 4, 1, 1)})
     (leaves, rows), (_, other) = trace.read(whole), trace.read(tmp_path)
     assert (rows[:, leaves.index("batch")] == other[:, leaves.index("batch")]).all() and (rows[:8] == other[:8]).all()
     # Sums over rows are added in another order, so the weights are near and not the same.
@@ -427,3 +427,13 @@ def test_metrics_cut_short_by_a_kill_are_dropped(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3.0}\n{"step": 9, "loss": 2.0}\n{"step": 10, "lo')
     metrics.Writer(tmp_path, 4).close()
     assert [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [{"step": 1, "loss": 3.0}]
+
+
+def test_a_run_on_a_mesh_trains_like_a_run_on_one_device(tmp_path):
+    def on(mesh):
+        config = loop.RunConfig(folder=str(tmp_path / str(mesh[1])), steps=6, mesh=mesh)
+        loop.run(FitLine(), optim.OptimConfig(lr=1e-2), config, {})
+        return files.load_arrays(Path(config.folder) / "model.safetensors")[0]["w"], losses(Path(config.folder))
+    (one, one_losses), (many, many_losses) = on((8, 1, 1, 1)), on((1, 4, 2, 1))
+    np.testing.assert_allclose(many, one, atol=1e-6)
+    np.testing.assert_allclose([x for _, x in many_losses], [x for _, x in one_losses], rtol=1e-5)

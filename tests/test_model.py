@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gemini_mini import errors, nn, parallel, vocab as vocabulary
+from gemini_mini import errors, nn, vocab as vocabulary
 from gemini_mini.data import packing
 from gemini_mini.model import attention, decoder
 from gemini_mini.train import loss
@@ -126,7 +126,8 @@ def test_loss_against_numpy():
     targets = rng.integers(0, vocab.end, (2, 6)).astype(np.int32)
     weights = rng.integers(0, 2, (2, 6)).astype(np.float32)
     scale = rng.uniform(0.1, 3.0, (2, 6)).astype(np.float32)
-    got, metrics = loss.next_token(*map(jnp.array, (logits, targets, weights, scale)), vocab)
+    found = loss.of_targets(lambda embed, hidden: hidden, jnp.zeros((1, 1)), jnp.array(logits), jnp.array(targets))
+    got, metrics = loss.next_token(*found, *map(jnp.array, (targets, weights, scale)), vocab)
     log_z = np.log(np.exp(logits.astype(np.float64)).sum(-1))
     nats = log_z - np.take_along_axis(logits, targets[..., None], -1)[..., 0]
     modality = np.digitize(targets, [vocab.text_start, vocab.image_start, vocab.audio_start])
@@ -135,27 +136,6 @@ def test_loss_against_numpy():
     for i, name in enumerate(vocabulary.MODALITIES):
         here = weights * (modality == i)
         np.testing.assert_allclose(metrics[f"loss/{name}"], (here * nats).sum() / max(here.sum(), 1), rtol=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
-def test_sharded_equals_single(shape):
-    devices = parallel.mesh(shape)
-    module, tokens = model(aspect=64, vocab_size=256), np.stack([document(16, i) for i in range(8)])
-    weights, batch = nn.weights(module), packing.batch_of(tokens)
-    placed = jax.device_put(weights, parallel.shardings(weights, nn.axes(module), devices))
-    assert shape == (8, 1, 1) or any(not w.sharding.is_fully_replicated for w in placed.values())
-    def value(weights, batch):
-        hidden = nn.with_weights(module, weights)(batch.tokens, batch.positions, batch.segments)
-        return loss.next_token(module.logits(hidden), batch.targets, batch.has_target, batch.has_target, vocabulary.Vocab(100, 60, 40, "t"))[0]
-    gradient = jax.jit(jax.grad(value))
-    single, many = gradient(weights, batch), gradient(placed, parallel.shard_rows(batch, devices))
-    for name in single:
-        np.testing.assert_allclose(many[name], single[name], atol=2e-5, err_msg=name)
-
-
-def test_a_mesh_must_use_every_device():
-    with pytest.raises(errors.InputError, match="multiply to 8"):
-        parallel.mesh((3, 1, 1))
 
 
 @pytest.mark.parametrize("changes", [{"aspect": 33}, {"kv_heads": 3}])

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "memory"}, {"files", "progress"}, {"vocab"}, {"stream", "nn"}, {"parallel", "tokenizers"}, {"data", "model"},
-    {"train", "decode"}, {"evals"}, {"tasks"}, {"config"}, {"run", "replay", "supervise"}, {"report"}, {"cards"},
+    {"errors", "memory"}, {"files", "progress"}, {"vocab", "parallel"}, {"stream", "nn"}, {"tokenizers"}, {"data", "model"},
+    {"train", "decode"}, {"evals"}, {"tasks"}, {"config"}, {"run", "replay", "supervise"}, {"report"}, {"cards", "plan"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted((ROOT / "gemini_mini").rglob("*.py"))

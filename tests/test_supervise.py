@@ -29,7 +29,7 @@ from gemini_mini import config as config_lib
 from gemini_mini.train import loop, optim
 
 def config():
-    run = loop.RunConfig(FOLDER, 40, save_every=15, log_every=2, mesh=(0, 2, 1))
+    run = loop.RunConfig(FOLDER, 40, save_every=15, log_every=2, mesh=(0, 2, 1, 1))
     return config_lib.Experiment(test_loop.FitLine(), optim.OptimConfig(), run)
 """
 

@@ -14,8 +14,10 @@ class Loader:
         sizes = {name: len(r) for name, r in stored.sources.items()}
         self.mixture = mixture.Mixture(stages, sizes, steps * batch_rows, seed, most_passes)
 
-    def batch(self, step: int) -> packing.Batch:
-        """Rows step * batch_rows and following."""
-        places = range(step * self.batch_rows, (step + 1) * self.batch_rows)
+    def batch(self, step: int, part: tuple[int, int, int] = (0, 1, 1)) -> packing.Batch:
+        """Rows step * batch_rows and following, from start / of to stop / of of them; no others are read."""
+        start, stop, of = part
+        first = step * self.batch_rows
+        places = range(first + self.batch_rows * start // of, first + self.batch_rows * stop // of)
         picked = [self.mixture.row(n) for n in places]
         return packing.batch_of(np.stack([self.rows[source][row] for source, row in picked]))

@@ -5,10 +5,10 @@ rows of one matrix product. Training attends in static chunks of queries, each t
 its own end, so no future key is ever multiplied. Scores and softmax are float32 whatever the
 input type. Queries and keys are normalised first, which keeps mixed modalities from diverging.
 Papers: multi-query, Shazeer 2019, arXiv 1911.02150; query-key norm, Dehghani 2023, arXiv 2302.05442.
-Next: decoder.py.
+Next: decoder.py; ring.py, for long rows.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from gemini_mini import nn
+from gemini_mini import errors, nn, parallel
+from gemini_mini.model import ring
 
 CHUNK = 64  # queries per static chunk; the best of 32 to 512 on CPU
 
@@ -68,8 +69,8 @@ class Attention(nnx.Module):
     """Queries for every head, keys and values for few, rotary positions, an output product."""
 
     def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, rope_base: float, out_scale: float,
-                 rngs: nnx.Rngs):
-        self.rope_base = rope_base
+                 backend: Literal["chunks", "blockwise", "splash"], rngs: nnx.Rngs):
+        self.rope_base, self.backend = rope_base, backend
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.q = nn.param(rngs, (width, heads * head_dim), "D N")
         self.kv = nn.param(rngs, (width, 2 * kv_heads * head_dim), "D K")
@@ -84,8 +85,17 @@ class Attention(nnx.Module):
         return q, nn.rope(self.k_norm(k), positions, self.rope_base), v
 
     def __call__(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], segments: Int[Array, "B T"]):
-        """Float [B T D] over packed rows."""
-        return self._merge(attend_packed(*self.project(x, positions), segments))
+        """Float [B T D] over packed rows; in zigzag order where their positions are cut over a mesh.
+
+        Raises: InputError when the backend cannot attend over a cut row.
+        """
+        q, k, v = self.project(x, positions)
+        if self.backend == "chunks":
+            if parallel.context_size() > 1:
+                raise errors.InputError("model.attention: rows cut over run.mesh's context axis need blockwise or splash")
+            return self._merge(attend_packed(q, k, v, segments))
+        kernel = ring.Blockwise() if self.backend == "blockwise" else _splash()
+        return self._merge(ring.attend(q, k, v, segments, kernel))
 
     def step(
         self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], cache: LayerCache
@@ -99,3 +109,10 @@ class Attention(nnx.Module):
 
     def _merge(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
         return nn.linear(rearrange(heads, "b t n h -> b t (n h)"), self.out)
+
+
+def _splash() -> ring.Kernel:
+    """Imported here because nothing else needs Pallas and its 0.4 s."""
+    from gemini_mini.model import splash
+
+    return splash.Splash()

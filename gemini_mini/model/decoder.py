@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from gemini_mini import errors, nn
-from gemini_mini.model import attention
+from gemini_mini import errors, nn, parallel
+from gemini_mini.model import attention, ring
 
 EMBED_STD = 0.02  # small, so that a tied output does not start by predicting its own input
 
@@ -25,7 +25,7 @@ EMBED_STD = 0.02  # small, so that a tied output does not start by predicting it
 class DecoderConfig:
     """`depth` is the dial: width = depth * aspect, and so on."""
 
-    vocab_size: int = 0  # filled in from the tokenizers
+    vocab_size: int = 0  # filled in from the tokenizers; given, only a plan reads it
     depth: int = 4
     aspect: int = 64
     head_dim: int = 64
@@ -34,6 +34,8 @@ class DecoderConfig:
     context_tokens: int = 1024
     rope_base: float = 10_000.0
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; weights and logits are float32
+    attention: Literal["chunks", "blockwise", "splash"] = "chunks"  # short rows; long rows; long rows on a TPU
+    scan: bool = False  # one compiled block for all, recomputed in the backward pass: for accelerators
 
     def __post_init__(self):
         if self.width % self.head_dim:
@@ -70,7 +72,7 @@ class Block(nnx.Module):
         out_scale = (2 * config.depth) ** -0.5  # the residual sum keeps its size at any depth
         self.attention_norm, self.mlp_norm = nn.RMSNorm(config.width), nn.RMSNorm(config.width)
         self.attention = attention.Attention(config.width, config.heads, config.kv_heads, config.head_dim,
-                                             config.rope_base, out_scale, rngs)
+                                             config.rope_base, out_scale, config.attention, rngs)
         self.mlp = nn.MLP(config.width, config.hidden_width, rngs, out_scale)
 
     def __call__(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], segments: Int[Array, "B T"]):
@@ -97,10 +99,29 @@ class Decoder(nnx.Module):
         self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], segments: Int[Array, "B T"]
     ) -> Float[Array, "B T D"]:
         """Hidden states of packed rows; `logits` turns them into predictions."""
-        x = self._embed(tokens)
-        for block in self.blocks:
-            x = block(x, positions, segments)
-        return self.norm(x)
+        if parallel.context_size() > 1:
+            tokens, positions, segments = map(ring.to_zigzag, (tokens, positions, segments))
+        x = parallel.rows(self._embed(tokens))
+        if self.config.scan:
+            x = self._scan(x, positions, segments)
+        else:
+            for block in self.blocks:
+                x = parallel.rows(block(x, positions, segments))
+        x = self.norm(x)
+        return ring.from_zigzag(x) if parallel.context_size() > 1 else x
+
+    def _scan(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], segments: Int[Array, "B T"]):
+        """The blocks as one compiled loop. Only its inputs and what attention gave are kept for the backward pass."""
+        axes = nn.axes(self.blocks[0])
+
+        def body(x, weights):
+            whole = {name: parallel.gathered(w, axes[name]) for name, w in weights.items()}
+            return parallel.rows(nn.with_weights(self.blocks[0], whole)(x, positions, segments)), None
+
+        cast = [{name: w.astype(self.dtype) if w.ndim > 1 else w for name, w in nn.weights(b).items()} for b in self.blocks]
+        stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *cast)
+        keep = jax.checkpoint_policies.save_only_these_names(ring.RESIDUALS)
+        return jax.lax.scan(jax.checkpoint(body, policy=keep, prevent_cse=False), x, stacked)[0]
 
     def init_cache(self, batch: int, length: int) -> tuple[attention.LayerCache, ...]:
         """An empty cache of `length` slots for each of `batch` rows."""
@@ -122,9 +143,12 @@ class Decoder(nnx.Module):
         return self.norm(x), tuple(new)
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-        flat = hidden.reshape(-1, hidden.shape[-1])  # one product of two matrices, as in nn.linear
-        logits = jnp.dot(flat, self.embed[...].T.astype(hidden.dtype), preferred_element_type=jnp.float32)
-        return logits.reshape(*hidden.shape[:-1], -1)
+        return logits(self.embed[...], hidden)
 
     def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        return self.embed[...][tokens].astype(self.dtype) / EMBED_STD
+        return parallel.gathered(self.embed[...], "V D")[tokens].astype(self.dtype) / EMBED_STD
+
+
+def logits(embed: Float[Array, "V D"], hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+    """Float32 scores of every id, by the embedding itself."""
+    return nn.product(hidden, embed.T.astype(hidden.dtype), jnp.dtype(jnp.float32))

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from gemini_mini import errors, files, nn, vocab as vocabulary
+from gemini_mini import errors, files, nn, parallel, vocab as vocabulary
 from gemini_mini.data import loader, mixture, packing, rows
 from gemini_mini.model import decoder
 from gemini_mini.tokenizers import bundle
@@ -42,28 +42,33 @@ class Pretrain:
     def tokenizers(self) -> bundle.Tokenizers:
         return bundle.load(self.text_tokenizer, self.image_tokenizer, self.audio_tokenizer)
 
+    @property
+    def vocab(self) -> vocabulary.Vocab:
+        return self.tokenizers.vocab
+
     @cached_property
     def train_rows(self) -> rows.Rows:
-        stored = rows.load(Path(self.rows) / "train", self.tokenizers.vocab.fingerprint)
+        stored = rows.load(Path(self.rows) / "train", self.vocab.fingerprint)
         if stored.row_tokens > self.model.context_tokens:
             raise errors.InputError(f"{self.rows}: rows of {stored.row_tokens} ids exceed model.context_tokens = "
                                     f"{self.model.context_tokens}; raise it or pack shorter rows")
         return stored
 
     def inputs(self) -> dict:
-        return {"rows": files.built_key(self.rows), "vocabulary": self.tokenizers.vocab.fingerprint}
+        return {"rows": files.built_key(self.rows), "vocabulary": self.vocab.fingerprint}
 
     def init(self, rngs: nnx.Rngs) -> decoder.Decoder:
-        return decoder.Decoder(replace(self.model, vocab_size=self.tokenizers.vocab.size), rngs)
+        return decoder.Decoder(replace(self.model, vocab_size=self.vocab.size), rngs)
 
     def batches(self, steps: int, seed: int) -> Callable[[int], packing.Batch]:
         return loader.Loader(self.train_rows, self.stages, self.batch_rows, steps, seed, self.most_passes).batch
 
     def loss(self, module: decoder.Decoder, batch: packing.Batch, key) -> tuple[jax.Array, dict[str, jax.Array]]:
-        vocab = self.tokenizers.vocab
+        vocab = self.vocab
         tokens = batch.tokens if key is None else self._hide(batch.tokens, batch.speaker, key)
         hidden = module(tokens, batch.positions, batch.segments)
-        return loss.next_token(module.logits(hidden), batch.targets, batch.has_target, self._scale(batch), vocab)
+        nats, log_z = loss.of_targets(decoder.logits, parallel.gathered(module.embed[...], "V D"), hidden, batch.targets)
+        return loss.next_token(nats, log_z, batch.targets, batch.has_target, self._scale(batch), vocab)
 
     def _scale(self, batch: packing.Batch) -> Float[Array, "B T"]:
         """How much each target counts, by who speaks where it is predicted.
@@ -71,7 +76,7 @@ class Pretrain:
         The mark that ends an answer counts as one of its words: without it "teapot" becomes "teapoto".
         """
         targets = batch.targets
-        is_word = self.tokenizers.vocab.modality_of(targets) == vocabulary.TEXT
+        is_word = self.vocab.modality_of(targets) == vocabulary.TEXT
         is_end = (targets == vocabulary.EOS) | (targets == vocabulary.USER)
         answer = jnp.where(is_word | is_end, self.answer_text_weight, 1.0)
         return jnp.where(batch.speaker == packing.USER, self.user_weight, jnp.where(batch.speaker == packing.MODEL, answer, 1.0))
@@ -86,12 +91,12 @@ class Pretrain:
         level_key, key = jax.random.split(key)
         level = self.hide_images * jax.random.uniform(level_key, (tokens.shape[0], 1))
         hide = jax.random.uniform(key, tokens.shape) < level
-        is_drawn = (speaker != packing.USER) & (self.tokenizers.vocab.modality_of(tokens) == vocabulary.IMAGE)
+        is_drawn = (speaker != packing.USER) & (self.vocab.modality_of(tokens) == vocabulary.IMAGE)
         return jnp.where(hide & is_drawn, vocabulary.PAD, tokens)
 
     def evals(self, module: decoder.Decoder) -> dict[str, float]:
         """Validation loss of each source and modality in nats per token."""
-        valid = rows.load(Path(self.rows) / "valid", self.tokenizers.vocab.fingerprint)
+        valid = rows.load(Path(self.rows) / "valid", self.vocab.fingerprint)
         measure = jax.jit(lambda weights, batch: self.loss(nn.with_weights(module, weights), batch, None)[1])
         weights, figures = nn.weights(module), {}
         for source, stored in valid.sources.items():
@@ -112,11 +117,11 @@ class Pretrain:
         for name, path in zip(names, (self.text_tokenizer, self.image_tokenizer, self.audio_tokenizer), strict=True):
             files.write_bytes(folder / "tokenizers" / name, Path(path).read_bytes())
         arrays = {name: np.asarray(w) for name, w in nn.weights(module).items()}
-        files.save_arrays(folder / "model.safetensors", arrays, {"vocabulary": self.tokenizers.vocab.fingerprint})
+        files.save_arrays(folder / "model.safetensors", arrays, {"vocabulary": self.vocab.fingerprint})
 
     def batch_tokens(self) -> int:
         return self.batch_rows * self.train_rows.row_tokens
 
     def batch_flops(self) -> int:
-        config = replace(self.model, vocab_size=self.tokenizers.vocab.size)
+        config = replace(self.model, vocab_size=self.vocab.size)
         return self.batch_tokens() * config.flops_per_token(self.train_rows.row_tokens)

@@ -35,7 +35,10 @@ class Task(Protocol):
     def init(self, rngs: nnx.Rngs) -> nnx.Module: ...
 
     def batches(self, steps: int, seed: int) -> Callable[[int], Any]:
-        """The batch of each step of a run of `steps` steps, as arrays whose first axis is rows."""
+        """The batch of each step of a run of `steps` steps, as arrays whose first axis is rows.
+
+        A batch function with a second parameter `part` makes, on several processes, only a parallel.Part of the rows.
+        """
 
     def loss(self, module: nnx.Module, batch, key) -> tuple[jax.Array, dict[str, jax.Array]]: ...
 
@@ -67,7 +70,7 @@ class RunConfig:
     keep_best: str = ""  # and the one where this figure of `evals` is lowest, or highest after a minus: -valid/psnr
     max_bad: int = 10  # skipped steps in a row before the run rolls back
     flip: tuple[int, str, int] = (0, "", 0)  # flip a bit, to test replay.py: (after step, leaf of trace.json, bit of it)
-    mesh: tuple[int, int, int] = (0, 1, 1)  # data, fsdp, tensor; a data of 0 takes all devices
+    mesh: tuple[int, int, int, int] = (0, 1, 1, 1)  # data, fsdp, tensor, context; a data of 0 takes what is left
 
     def __post_init__(self):
         for name in ("steps", "log_every", "save_every", "keep", "max_bad"):

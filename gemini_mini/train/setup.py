@@ -19,15 +19,17 @@ class Built(NamedTuple):
     batch: Callable[[int], Any]
 
 
-def build(task: Any, optim_config: optim.OptimConfig, mesh: tuple[int, int, int], seed: int, steps: int) -> Built:
+def build(task: Any, optim_config: optim.OptimConfig, mesh: tuple[int, int, int, int], seed: int, steps: int) -> Built:
     """A run of `steps` steps of a loop.Task, schedule, mixture and all. Nothing is compiled before the first step."""
     devices = parallel.mesh(mesh)
-    module = task.init(nnx.Rngs(seed))
+    make, is_alone = lambda: task.init(nnx.Rngs(seed)), devices.size == 1
+    module = make() if is_alone else jax.eval_shape(make)
     axes = nn.axes(module)
     optimizer = optim.make(optim_config, axes, steps)
-    init = lambda: step_lib.init(module, optimizer)
+    init = lambda: step_lib.init(module if is_alone else make(), optimizer)
     places = parallel.shardings(jax.eval_shape(init), axes, devices)
-    step = jax.jit(step_lib.make(module, task.loss, optimizer, seed, optim_config.explode, optim_config.clip),
-                   donate_argnums=0, out_shardings=(places, None))
+    # Of many devices each makes only its own pieces: the whole may fit on none.
+    fresh = (lambda: jax.device_put(init(), places)) if is_alone else jax.jit(init, out_shardings=places)
+    step = step_lib.make(module, task.loss, optimizer, seed, optim_config.explode, optim_config.clip)
     batches = task.batches(steps, seed)
-    return Built(module, lambda: jax.device_put(init(), places), step, lambda n: parallel.shard_rows(batches(n), devices))
+    return Built(module, fresh, parallel.compile_step(step, places, devices), lambda n: parallel.shard_rows(batches, n, devices))

@@ -1,0 +1,161 @@
+"""Sharding's laws: any mesh gives one device's numbers, and nothing large stands on every device by accident."""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from gemini_mini import errors, nn, parallel, vocab as vocabulary
+from gemini_mini.data import packing
+from gemini_mini.model import decoder
+from gemini_mini.plan import hlo
+from gemini_mini.train import loss, optim, step as step_lib
+
+VOCAB = vocabulary.Vocab(100, 60, 40, "t")
+CONFIG = decoder.DecoderConfig(vocab_size=VOCAB.size, depth=2, aspect=32, head_dim=16, context_tokens=64, hidden=128,
+                               attention="blockwise", scan=True)
+ROWS, TOKENS = 8, 64
+LOSS_BOUND, GRADIENT_BOUND = 1e-5, 2e-5  # of nats; of each gradient's largest element, float32 sums in another order
+QUICK = [(1, 2, 2, 2)]
+FULL = [(2, 4, 1, 1), (8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 4, 2), (1, 1, 1, 8), (2, 2, 2, 1), (2, 1, 1, 4), (1, 4, 2, 1), (1, 4, 1, 2)]
+
+
+def batch(step: int) -> packing.Batch:
+    rng = np.random.default_rng(step)
+    sizes = [(20, 30, 9), (64,), (11, 50), (40, 20), (33, 31), (5, 5, 5, 40), (62,), (17, 17, 17)]
+    documents = [[np.concatenate([[vocabulary.BOS], rng.integers(44, VOCAB.end, n - 2), [vocabulary.EOS]]).astype(np.int32)
+                  for n in row] for row in sizes]
+    return packing.batch_of(np.concatenate([packing.pack(row, TOKENS) for row in documents]))
+
+
+def loss_fn(module, batch, key):
+    hidden = module(batch.tokens, batch.positions, batch.segments)
+    nats, log_z = loss.of_targets(decoder.logits, parallel.gathered(module.embed[...], "V D"), hidden, batch.targets)
+    return loss.next_token(nats, log_z, batch.targets, batch.has_target, batch.has_target, VOCAB)
+
+
+def keep() -> optax.GradientTransformation:
+    """Remembers the gradient in place of using it."""
+    zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)
+    return optax.GradientTransformation(zeros, lambda gradient, state, weights: (zeros(gradient), gradient))
+
+
+@functools.cache
+def step_on(shape: tuple[int, int, int, int], num_devices: int = 8, **changes):
+    """(compiled step, state, batch) on a mesh."""
+    devices = parallel.mesh(shape, jax.devices()[:num_devices])
+    module = decoder.Decoder(dataclasses.replace(CONFIG, **changes), nnx.Rngs(0))
+    state = step_lib.init(module, keep())
+    places = parallel.shardings(state, nn.axes(module), devices)
+    args = jax.device_put(state, places), parallel.shard_rows(batch, 0, devices)
+    return parallel.compile_step(step_lib.make(module, loss_fn, keep(), 0), places, devices).lower(*args).compile(), *args
+
+
+@functools.cache
+def loss_and_gradient(shape, num_devices: int = 8, **changes):
+    step, state, rows = step_on(shape, num_devices, **changes)
+    state, metrics = step(jax.tree.map(jnp.copy, state), rows)
+    return float(metrics["loss"]), jax.tree.map(np.asarray, state.opt_state)
+
+
+def check_equal(got, wanted):
+    assert abs(got[0] - wanted[0]) < LOSS_BOUND
+    for name, gradient in wanted[1].items():
+        np.testing.assert_allclose(got[1][name], gradient, rtol=0, atol=GRADIENT_BOUND * np.abs(gradient).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("shape", [*QUICK, *(pytest.param(s, marks=pytest.mark.slow) for s in FULL)])
+def test_every_mesh_gives_one_devices_loss_and_gradient(shape):
+    check_equal(loss_and_gradient(shape), loss_and_gradient((1, 1, 1, 1), 1, attention="chunks", scan=False))
+
+
+def test_no_large_array_is_whole_on_every_device():
+    """By accident: what a layer uses is gathered for it, but nothing is stored so, and no activation is made so."""
+    shape = (1, 2, 2, 2)
+    step, state, rows = step_on(shape)
+    for name, leaf in {**state.weights, **{f"moment of {k}": v for k, v in state.opt_state.items()}}.items():
+        if leaf.ndim > 1:
+            parts = {"K": 4, "N": 8, "F": 8, "V": 8}[nn.axes(decoder.Decoder(CONFIG, nnx.Rngs(0)))[name.removeprefix("moment of ")].replace("D", "").strip()]
+            assert leaf.addressable_shards[0].data.size * parts == leaf.size, name
+    assert all(x.addressable_shards[0].data.size * 4 == x.size for x in rows)
+    # The largest arrays of one device's program are its own rows' and positions' logits, cut over the vocabulary.
+    assert max(math.prod(s.dims) for s in hlo.shapes(step.as_text())) == ROWS // 2 * TOKENS // 2 * VOCAB.size // 2
+
+
+def train(shape, steps: int = 3) -> dict:
+    """Losses of a few steps of AdamW on one batch, on a mesh over all processes, and the rows this one read."""
+    devices, read = parallel.mesh(shape), []
+    module = decoder.Decoder(CONFIG, nnx.Rngs(0))
+    optimizer = optim.make(optim.OptimConfig(warmup=0.0, decay=0.0), nn.axes(module), steps)
+    host = step_lib.init(module, optimizer)
+    places = parallel.shardings(host, nn.axes(module), devices)
+    state = jax.tree.map(lambda x, place: jax.make_array_from_callback(x.shape, place, np.asarray(x).__getitem__), host, places)
+    step_fn = parallel.compile_step(step_lib.make(module, loss_fn, optimizer, 0), places, devices)
+
+    def reading(step, part=(0, 1, 1)):
+        start, stop, of = part
+        read.append([ROWS * start // of, ROWS * stop // of])
+        return jax.tree.map(lambda x: x[ROWS * start // of : ROWS * stop // of], batch(0))
+
+    seen = []
+    for n in range(steps):
+        state, metrics = step_fn(state, parallel.shard_rows(reading, n, devices))
+        seen.append({name: float(value) for name, value in metrics.items()})
+    return {"seen": seen, "read": read}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count, shape", [(2, (1, 2, 2, 2)), (4, (1, 4, 1, 2)), (4, (2, 2, 1, 2))])
+def test_several_processes_train_as_one_and_read_only_their_rows(count, shape, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // count}"}
+    files = [tmp_path / f"{i}.json" for i in range(count)]
+    running = [subprocess.Popen([sys.executable, "-m", "tests.processes", str(i), str(count), str(port), json.dumps(shape), str(file)],
+                                cwd=Path(__file__).parent.parent, env=environment) for i, file in enumerate(files)]
+    assert [process.wait() for process in running] == [0] * count
+    alone, together = train(shape), [json.loads(file.read_text()) for file in files]
+    for i, one in enumerate(together):
+        assert one["read"] == [[ROWS * i // count, ROWS * (i + 1) // count]] * 3
+        for got, wanted in zip(one["seen"], alone["seen"], strict=True):
+            assert abs(got["loss"] - wanted["loss"]) < LOSS_BOUND and abs(got["grad_norm"] / wanted["grad_norm"] - 1) < GRADIENT_BOUND
+    assert alone["seen"][2]["loss"] < alone["seen"][0]["loss"] - 100 * LOSS_BOUND
+
+
+def test_a_mesh_that_cannot_be_is_refused():
+    with pytest.raises(errors.InputError, match="must multiply to 8 devices"):
+        parallel.mesh((3, 1, 1, 1))
+    weights = {"w": jnp.zeros((6, 8))}
+    with pytest.raises(errors.InputError, match="w has 6 along D, which 8 devices must divide"):
+        parallel.shardings(weights, {"w": "D F"}, parallel.mesh((1, 8, 1, 1)))
+
+
+def test_a_row_that_is_cut_needs_a_kernel_for_it():
+    with pytest.raises(errors.InputError, match="need blockwise or splash"):
+        step_on((1, 1, 1, 8), attention="chunks")
+
+
+def test_logits_of_long_rows_are_made_a_stretch_at_a_time_with_the_same_gradients(monkeypatch):
+    rng = np.random.default_rng(0)
+    embed, hidden = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((VOCAB.size, 16), (2, 24, 16)))
+    targets = jnp.asarray(rng.integers(0, VOCAB.end, (2, 24)))
+    def total(embed, hidden):
+        nats, log_z = loss.of_targets(decoder.logits, embed, hidden, targets)
+        return (nats * log_z).sum()
+    whole = jax.grad(total, (0, 1))(embed, hidden)
+    monkeypatch.setattr(loss, "STRETCH", 8)
+    for a, b in zip(jax.jit(jax.grad(total, (0, 1)))(embed, hidden), whole, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,205 @@
+"""A plan's laws: loops multiplied out, links counted by axis, refusals that say what to do."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gemini_mini import config, errors, parallel
+from gemini_mini.plan import __main__ as command
+from gemini_mini.plan import budget, compiler, hlo, topology
+
+ROOT = Path(__file__).parent.parent
+MESH = {"data": 1, "fsdp": 4, "tensor": 1, "context": 2}
+BLOCKS = {"fwd": 128, "dkv": 256}
+
+# What the TPU compiler writes and the CPU's does not, cut to the bone: a loop whose trips are read off its condition,
+# a product as a convolution, a kernel whose own text runs over lines, a ring step with work beside it and one without.
+TPU_TEXT = """HloModule step, is_scheduled=true
+
+%fused.1 (p.0: f32[6,256,128], p.1: s32[]) -> f32[1,256,128] {
+  %p.0 = f32[6,256,128]{2,1,0} parameter(0)
+  %p.1 = s32[] parameter(1)
+  ROOT %slice = f32[1,256,128]{2,1,0} dynamic-slice(%p.0, %p.1), dynamic_slice_sizes={1,256,128}
+}
+
+%async_collective_fusion.1 (q.0: bf16[32,64]) -> bf16[128,64] {
+  %q.0 = bf16[32,64]{1,0} parameter(0)
+  ROOT %gather.1 = bf16[128,64]{1,0} all-gather(%q.0), channel_id=7, replica_groups=mesh['a'=4,'b'=2] {'a'}, dimensions={0}
+}
+
+%fused.2 (r.0: bf16[32,64]) -> bf16[128,64] {
+  %r.0 = bf16[32,64]{1,0} parameter(0)
+  ROOT %gather.2 = bf16[128,64]{1,0} all-gather(%r.0), channel_id=7, replica_groups=mesh['a'=4,'b'=2] {'a'}, dimensions={0}
+}
+
+%body (state: (s32[], f32[6,256,128], bf16[4,512,128], bf16[512,128])) -> (s32[], f32[6,256,128], bf16[4,512,128], bf16[512,128]) {
+  %state = (s32[], f32[6,256,128]{2,1,0}, bf16[4,512,128]{2,1,0}, bf16[512,128]{1,0}) parameter(0)
+  %n = s32[] get-tuple-element(%state), index=0
+  %stack = f32[6,256,128]{2,1,0} get-tuple-element(%state), index=1
+  %q = bf16[4,512,128]{2,1,0} get-tuple-element(%state), index=2
+  %k = bf16[512,128]{1,0} get-tuple-element(%state), index=3
+  %two = s32[] constant(2)
+  %next = s32[] add(%n, %two)
+  %piece = f32[1,256,128]{2,1,0} fusion(%stack, %n), kind=kLoop, calls=%fused.1, backend_config={"estimated_cycles":"1000"}
+  %send = (bf16[512,128]{1,0}, bf16[512,128]{1,0}, u32[]) collective-permute-start(%k), channel_id=1, source_target_pairs={{0,1},{1,0},{2,3},{3,2}}
+  %splash_mqa_fwd_segmented.3 = (bf16[4,512,128]{2,1,0}, f32[4,512]{1,0}) custom-call(%q, %k, %k), custom_call_target="tpu_custom_call", kernel_metadata={
+{"a": "b"
+}}, backend_config={"x":"y"}
+  %sent = bf16[512,128]{1,0} collective-permute-done(%send)
+  %again = (bf16[512,128]{1,0}, bf16[512,128]{1,0}, u32[]) collective-permute-start(%sent), channel_id=2, source_target_pairs={{0,1},{1,0},{2,3},{3,2}}
+  %back = bf16[512,128]{1,0} collective-permute-done(%again)
+  ROOT %out = (s32[], f32[6,256,128]{2,1,0}, bf16[4,512,128]{2,1,0}, bf16[512,128]{1,0}) tuple(%next, %stack, %q, %back)
+}
+
+%condition (state.1: (s32[], f32[6,256,128], bf16[4,512,128], bf16[512,128])) -> pred[] {
+  %state.1 = (s32[], f32[6,256,128]{2,1,0}, bf16[4,512,128]{2,1,0}, bf16[512,128]{1,0}) parameter(0)
+  %m = s32[] get-tuple-element(%state.1), index=0
+  %limit = s32[] constant(13)
+  ROOT %less = pred[] compare(%m, %limit), direction=LT
+}
+
+ENTRY %main (a.0: f32[6,256,128], a.1: bf16[4,512,128], a.2: bf16[512,128], a.3: bf16[32,64]) -> f32[256,32] {
+  %a.0 = f32[6,256,128]{2,1,0} parameter(0)
+  %a.1 = bf16[4,512,128]{2,1,0} parameter(1)
+  %a.2 = bf16[512,128]{1,0} parameter(2)
+  %a.3 = bf16[32,64]{1,0} parameter(3)
+  %one = s32[] constant(1)
+  %start = (s32[], f32[6,256,128]{2,1,0}, bf16[4,512,128]{2,1,0}, bf16[512,128]{1,0}) tuple(%one, %a.0, %a.1, %a.2)
+  %loop = (s32[], f32[6,256,128]{2,1,0}, bf16[4,512,128]{2,1,0}, bf16[512,128]{1,0}) while(%start), condition=%condition, body=%body
+  %async-collective-start.1 = bf16[128,64]{1,0} fusion(%a.3), kind=kLoop, calls=%fused.2
+  %part = bf16[128,64]{1,0} fusion(%a.3), kind=kLoop, calls=%async_collective_fusion.1
+  %x = f32[256,16,1]{2,1,0:T(8,128)S(1)} iota(), iota_dimension=0
+  %w = f32[16,8,4]{2,1,0:T(8,128)S(1)} iota(), iota_dimension=0
+  ROOT %product = f32[256,8,4]{2,1,0:T(8,128)S(1)} convolution(%x, %w), window={size=4 pad=3_3 rhs_reversal=1}, dim_labels=bf0_io0->bf0
+}
+"""
+
+
+def test_the_tpu_compilers_forms_are_read():
+    costs = hlo.count(TPU_TEXT, MESH, BLOCKS)
+    assert costs.loops == [("body", 6)] and not costs.unknown_loops  # 1, 3, 5, 7, 9, 11
+    causal = (1 + 128 / 512) / 2  # blocks of 128 keys: the diagonal ones are computed whole
+    assert costs.kernel_flops == 6 * 2 * causal * 2 * 4 * 512 * 128 * 512
+    assert costs.flops - costs.kernel_flops == 2 * 256 * 16 * 8 * 4
+    assert costs.cycles == 6 * 1000
+    gather, hop = 3 / 4 * 128 * 64 * 2, 512 * 128 * 2
+    assert costs.links == {("all-gather", "fsdp"): (gather, 0), ("collective-permute", "context"): (6 * 2 * hop, 6 * hop)}
+    queries, piece = 4 * 512 * 128 * 2, 256 * 128 * 4  # of the stack a slice is read; what is on chip costs nothing
+    body = (2 * piece + 4) + (queries + 2 * hop + queries + 4 * 512 * 4) + 3 * 4
+    assert costs.memory_bytes == 6 * body + 2 * (32 + 128) * 64 * 2
+
+
+@pytest.mark.parametrize("text, members", [
+    ("replica_groups={{0,2,4,6},{1,3,5,7}}", [0, 2, 4, 6]),
+    ("replica_groups=[2,4]<=[8]", [0, 1, 2, 3]),
+    ("replica_groups=[2,4]<=[4,2]T(1,0)", [0, 2, 4, 6]),
+    ("replica_groups=mesh['x'=2,'y'=4] {'y'}", [0, 1, 2, 3]),
+    ("replica_groups=mesh['x'=8] {'x':(2)2}", [0, 2]),
+    ("replica_groups=mesh['x'=8] {'x':(1)2}", [0, 4]),
+    ("no groups", []),
+])
+def test_groups_of_devices_in_every_notation(text, members):
+    assert hlo._group(text) == members
+
+
+def test_loops_and_links_of_a_compiled_program_are_multiplied_out():
+    devices = parallel.mesh((1, 4, 1, 2))
+
+    def program(x, w):
+        def inner(x, _):
+            return jax.lax.psum(x @ w, "fsdp") * 0.1, None
+        def outer(x, _):
+            return jax.lax.scan(inner, x, length=3)[0], None
+        return jax.lax.scan(outer, x, length=5)[0]
+
+    replicated = jax.sharding.PartitionSpec()
+    sharded = jax.jit(jax.shard_map(program, mesh=devices, in_specs=(replicated, replicated), out_specs=replicated, check_vma=False))
+    compiled = sharded.lower(jnp.ones((64, 128)), jnp.ones((128, 128))).compile()
+    costs = hlo.count(compiled.as_text(), dict(devices.shape), BLOCKS)
+    assert costs.flops == 15 * 2 * 64 * 128 * 128 > 10 * compiled.cost_analysis()["flops"]
+    assert {key: t.sent for key, t in costs.links.items()} == {("all-reduce", "fsdp"): 15 * 2 * 3 / 4 * 64 * 128 * 4}
+
+
+def test_budgets_against_a_search():
+    params, factor = 1.8e9, 20.0
+    b = budget.overtrained(params, factor)
+    law = lambda n, d: 1.69 + 406.4 / n**0.34 + 410.7 / d**0.28
+    sizes = np.geomspace(1e8, 1e12, 400_000)
+    equal = sizes[np.argmin(np.abs(law(sizes, 20 * sizes) - law(params, factor * 20 * params)))]
+    assert b.tokens == factor * 20 * params and abs(b.optimal_params / equal - 1) < 1e-3
+    assert abs(b.extra_flops / (params * b.tokens / (20 * equal**2)) - 1) < 1e-2
+    alone = budget.overtrained(params, 1.0)
+    assert abs(alone.optimal_params / params - 1) < 1e-6 and abs(alone.extra_flops - 1) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["v5e", "v5e:4x4x4", "v9:4x4", "v4:16x16", "v5litepod-16"])
+def test_unknown_topologies_are_refused(name):
+    with pytest.raises(errors.InputError, match="--plan: must be v4, v5e"):
+        topology.chip(name)
+
+
+def test_only_what_can_be_planned_is():
+    with pytest.raises(errors.InputError, match="only the decoder"):
+        compiler.unread(config.load(str(ROOT / "configs/image_tokenizer.py"), []))
+    with pytest.raises(errors.InputError, match="task.model.vocab_size=40960"):
+        compiler.unread(config.load(str(ROOT / "configs/demo.py"), []))
+
+
+SMALL = ["task.model.head_dim=32", "task.model.depth=2", "task.model.aspect=32", "task.model.hidden=64", "task.model.vocab_size=256",
+         "task.model.context_tokens=512", "task.batch_rows=8", "task.model.attention=blockwise", "optim.kind=adamw"]
+
+
+@pytest.mark.slow
+def test_the_real_step_is_compiled_from_shapes_alone():
+    experiment = compiler.unread(config.load(str(ROOT / "configs/nano1.py"), SMALL))
+    memory = compiler.compile_step(experiment, parallel.mesh((1, 4, 1, 2))).memory
+    vectors = 2 * (2 * 64 + 2 * 32) + 64
+    assert memory["weights"] == 4 * ((experiment.task.model.num_params - vectors) // 8 + vectors)  # matrices are cut over fsdp and context
+    assert memory["batch"] == 6 * 8 * 512 * 4 // 8
+
+
+def test_a_refusal_names_the_largest_arrays_of_a_chip(monkeypatch):
+    def refuse(self):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: the total memory required (19.19G) exceeds available HBM (15.75G)")
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    with pytest.raises(compiler.DoesNotFit) as refusal:
+        compiler.compile_step(compiler.unread(config.load(str(ROOT / "configs/nano1.py"), SMALL)), parallel.mesh((1, 4, 1, 2)))
+    assert (refusal.value.needed, refusal.value.there) == ("19.19G", "15.75G")
+    sizes = [size for size, _ in refusal.value.arrays]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == 2 * 2 * 256 * 256 * 4  # scores of two rows and two heads, a block of 256
+
+
+@pytest.mark.parametrize("needs, proposed", [
+    (lambda rows, context: context >= 4, "this fits: run.mesh='(1,2,1,4)' task.batch_rows=8"),
+    (lambda rows, context: rows <= 2, "this fits: run.mesh='(1,2,1,4)' task.batch_rows=2"),
+    (lambda rows, context: False, "no mesh and no smaller batch fits"),
+])
+def test_a_refusal_proposes_the_first_mesh_that_compiles_and_then_fewer_rows(needs, proposed, monkeypatch):
+    def compile_step(experiment, devices):
+        if not needs(experiment.task.batch_rows, devices.shape["context"]):
+            raise compiler.DoesNotFit("", [])
+    monkeypatch.setattr(compiler, "compile_step", compile_step)
+    experiment = compiler.unread(config.load(str(ROOT / "configs/nano1.py"), [*SMALL, "run.mesh=(0,8,1,1)"]))
+    assert command._proposal(experiment, jax.devices()).startswith(proposed)
+
+
+def test_rows_that_a_mesh_cannot_cut_are_refused():
+    experiment = compiler.unread(config.load(str(ROOT / "configs/nano1.py"), [*SMALL, "task.batch_rows=6"]))
+    with pytest.raises(errors.InputError, match="6 rows of 512 ids must divide by 4 and 2"):
+        compiler.compile_step(experiment, parallel.mesh((1, 4, 1, 2)))
+
+
+@pytest.mark.slow
+def test_a_plan_for_chips_that_are_not_there():
+    pytest.importorskip("libtpu")
+    arguments = ["configs/nano1.py", "--plan", "v5e:2x2", "run.mesh=(0,2,1,2)", *SMALL, "task.model.aspect=128",
+                 "task.model.head_dim=128", "task.model.attention=splash"]
+    done = subprocess.run([sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "collective-permute over context" in done.stdout and re.search(r"estimate +\d+ ms, MFU", done.stdout)
