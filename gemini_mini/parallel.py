@@ -45,14 +45,16 @@ def mesh(shape: tuple[int, int, int, int], devices: Sequence[jax.Device] | None 
     data = shape[0] or len(devices) // math.prod(shape[1:])
     if data * math.prod(shape[1:]) != len(devices):
         raise errors.InputError(f"run.mesh: the axes {', '.join(MESH_AXES)} must multiply to {len(devices)} devices, got {shape}")
-    types = (AxisType.Auto,) * len(MESH_AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices == 1:
-        return jax.make_mesh((data, *shape[1:]), MESH_AXES, axis_types=types, devices=devices)
     if data % slices:
         raise errors.InputError(f"run.mesh: data must divide by the {slices} slices, got {shape}")
-    places = mesh_utils.create_hybrid_device_mesh((data // slices, *shape[1:]), (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
-    return Mesh(places, MESH_AXES, axis_types=types)
+    # An axis of the mesh may be a part of a side of the torus: 4 of the 16 chips of a v4 superpod's side.
+    if slices == 1:
+        places = mesh_utils.create_device_mesh((data, *shape[1:]), devices, allow_split_physical_axes=True)
+    else:
+        places = mesh_utils.create_hybrid_device_mesh((data // slices, *shape[1:]), (slices, 1, 1, 1), devices,
+                                                      allow_split_physical_axes=True)
+    return Mesh(places, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def spec(axes: str) -> PartitionSpec:

@@ -429,11 +429,9 @@ def test_metrics_cut_short_by_a_kill_are_dropped(tmp_path):
     assert [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [{"step": 1, "loss": 3.0}]
 
 
-def test_a_run_on_a_mesh_trains_like_a_run_on_one_device(tmp_path):
+def test_a_run_on_one_mesh_trains_like_a_run_on_another(tmp_path):
     def on(mesh):
         config = loop.RunConfig(folder=str(tmp_path / str(mesh[1])), steps=6, mesh=mesh)
         loop.run(FitLine(), optim.OptimConfig(lr=1e-2), config, {})
-        return files.load_arrays(Path(config.folder) / "model.safetensors")[0]["w"], losses(Path(config.folder))
-    (one, one_losses), (many, many_losses) = on((8, 1, 1, 1)), on((1, 4, 2, 1))
-    np.testing.assert_allclose(many, one, atol=1e-6)
-    np.testing.assert_allclose([x for _, x in many_losses], [x for _, x in one_losses], rtol=1e-5)
+        return files.load_arrays(Path(config.folder) / "model.safetensors")[0]["w"]
+    np.testing.assert_allclose(on((1, 4, 2, 1)), on((8, 1, 1, 1)), atol=1e-6)
