@@ -530,8 +530,11 @@ def test_what_is_stopped_holds_whole_parts(model):
         heard[row] += len(tokens)
         return heard[row] > 12
 
+    memory = reading.Memory()
     full = engine.generate(model, VOCAB, ROWS[:1] * 4, WARM)
-    cut = engine.generate(model, VOCAB, ROWS[:1] * 4, WARM, on_tokens)
+    cut = engine.generate(model, VOCAB, ROWS[:1] * 4, WARM, on_tokens, memory)
+    goes_on = [np.concatenate([ROWS[0], answer.tokens[:-1], [USER, PIECE, MODEL]]).astype(np.int32) for answer in cut]
+    assert_same(engine.generate(model, VOCAB, goes_on, GREEDY, memory=memory), engine.generate(model, VOCAB, goes_on, GREEDY))
     for answer, whole in zip(cut, full):
         stream.parse(np.concatenate([ROWS[0], answer.tokens]), VOCAB)
         np.testing.assert_array_equal(answer.tokens[:-1], whole.tokens[: len(answer.tokens) - 1])

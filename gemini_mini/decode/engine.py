@@ -132,9 +132,10 @@ def generate(
         for row, (index, tokens, logprobs) in enumerate(zip(indices, np.asarray(state.tokens), np.asarray(state.logprobs))):
             answers[index] = _cut(prompts[index], tokens[: int(state.num_tokens)], logprobs)
             if memory is not None or is_again and row == len(indices) - 1:
-                written = answers[index].tokens[:-1]
+                num_read = int(state.position[row])  # where it was stopped, its last token is not in the cache yet
                 for twin, prompt in enumerate(_with_null(batch[row], settings)):
-                    known.keep(np.concatenate([prompt, written]), state.cache, row + twin * len(batch))
+                    written = np.concatenate([prompt, answers[index].tokens[:-1]])[:num_read]
+                    known.keep(written, state.cache, row + twin * len(batch))
         if is_stopped:
             break
     return answers
