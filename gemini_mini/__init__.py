@@ -8,8 +8,8 @@ Pixels and waves use words: height width, samples.
 """
 
 
-def load(run):
+def load(run, mesh=None):
     """A finished run, ready to answer: `gemini_mini.load("runs/demo").generate(["Draw: cat"])`. See api.py."""
     from gemini_mini import api  # here, so that training imports no sampler
 
-    return api.load(run)
+    return api.load(run, mesh)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+from jax.sharding import Mesh
 from jaxtyping import Float32, Int32
 
 from gemini_mini import errors, run as run_lib, stream, vocab as vocabulary
@@ -164,13 +165,13 @@ class Chat:
         return f"<style>{page.STYLE}</style>{page.conversation(self.document)}"
 
 
-def load(folder: str | Path) -> Model:
-    """A finished run, ready to answer. Compiled programs are kept for the next time.
+def load(folder: str | Path, mesh: Mesh | None = None) -> Model:
+    """A finished run, ready to answer, over a mesh of devices if one is given. Compiled programs are kept for the next time.
 
     Raises: InputError when the folder is no run, is unfinished, or mixes vocabularies.
     """
     run_lib.keep_compiled()
-    return Model(run_lib.load(folder))
+    return Model(run_lib.load(folder, mesh))
 
 
 def read(parts: Sequence, patch: int) -> stream.Document:

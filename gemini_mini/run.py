@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
-from gemini_mini import config, errors, files, nn, vocab as vocabulary
+from gemini_mini import config, errors, files, nn, parallel, vocab as vocabulary
 from gemini_mini.model import decoder
 from gemini_mini.tokenizers import bundle
 
@@ -35,8 +35,10 @@ def keep_compiled() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def load(folder: str | Path) -> Run:
-    """Raises: InputError when the folder is no run, is unfinished, or mixes vocabularies."""
+def load(folder: str | Path, mesh: Mesh | None = None) -> Run:
+    """Read a run, its decoder cut over a mesh if one is given.
+
+    Raises: InputError when the folder is no run, is unfinished, or mixes vocabularies."""
     folder = Path(folder)
     if not (folder / "run.json").is_file():
         raise errors.InputError(f"{folder}: is no run folder (it has no run.json); give one that train.py made")
@@ -48,5 +50,6 @@ def load(folder: str | Path) -> Run:
     vocabulary.check(meta["vocabulary"], tokenizers.vocab.fingerprint, f"{folder}/tokenizers")
     model_config = config.from_json(decoder.DecoderConfig, settings["task"]["model"], f"{folder}/run.json")
     shape = jax.eval_shape(lambda: decoder.Decoder(replace(model_config, vocab_size=tokenizers.vocab.size), nnx.Rngs(0)))
-    model = nn.with_weights(shape, {name: jnp.asarray(a) for name, a in arrays.items()})
+    weights = jax.device_put(arrays, parallel.shardings(arrays, nn.axes(shape), mesh) if mesh else None)
+    model = nn.with_weights(shape, weights)
     return Run(model, tokenizers, settings, folder)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gemini_mini import errors, stream, vocab as vocabulary
+from gemini_mini import errors, nn, parallel, stream, vocab as vocabulary
 from gemini_mini.decode import engine, grammar, reading, sampling, scoring
 from gemini_mini.model import decoder
 from gemini_mini.stream import TokenClass
@@ -406,6 +406,20 @@ def test_last_slot_of_the_context_is_used(model):
     prompt = np.array([BOS] + [PIECE] * 126, np.int32)
     (answer,) = engine.generate(model, VOCAB, [prompt], GREEDY)
     assert answer.tokens.tolist() == [EOS] and answer.logprobs.tolist() == [0.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(8, 1, 1, 1), (2, 2, 2, 1)])
+def test_a_mesh_gives_the_same_tokens(model, shape):
+    mesh = parallel.mesh(shape[: len(parallel.MESH_AXES)])
+    placed = jax.device_put(nn.weights(model), parallel.shardings(nn.weights(model), nn.axes(model), mesh))
+    spread = nn.with_weights(model, placed)
+    assert any(not w.sharding.is_fully_replicated for w in placed.values()) or shape[0] == 8
+    rows, settings = ROWS + ROWS[:1] * 2, dataclasses.replace(WARM, guidance=2.0)
+    state = engine._begin(spread, grammar.Grammar(VOCAB, OPEN_RULES), ROWS * 2, range(8), settings, reading.Memory(), False)
+    assert {x.sharding.shard_shape(x.shape)[0] for x in (state.token, state.keys, state.cache[0].k)} == {
+        8 // reading.num_parts(spread), 16 // reading.num_parts(spread)}, "rows are dealt, not repeated"
+    assert_same(engine.generate(spread, VOCAB, rows, settings), engine.generate(model, VOCAB, rows, settings))
 
 
 # --- reading: shared, remembered, in chunks ---------------------------------------------------

@@ -114,7 +114,7 @@ def generate(
     When it returns True all stops there, and answers hold the whole parts written so far. What a
     `memory` holds is not read again, and it is given what is read and written here.
     Prompts of like length are decoded together, and a prompt that is given several times is read
-    once. Raises: InputError when a prompt breaks the grammar or leaves no room for an answer.
+    once. Where the weights are on a mesh, rows are dealt over it. Raises: InputError when a prompt breaks the grammar or leaves no room for an answer.
     """
     rules = grammar.Grammar(vocab, settings.rules)
     # The longest first: what is too long or too large fails at once, not at the end.
@@ -126,6 +126,7 @@ def generate(
         is_again = later and np.array_equal(prompts[later[0]], prompts[indices[-1]])
         if first:  # the last batch is filled up, so that one compiled program serves them all
             indices += indices[-1:] * (settings.batch_rows - len(indices))
+        indices += indices[-1:] * (-len(indices) % reading.num_parts(model))
         batch = [prompts[i] for i in indices]
         state = _begin(model, rules, batch, indices, settings, known, memory is not None)
         state, is_stopped = _finish(model, rules, state, indices, settings, on_tokens)
@@ -176,7 +177,8 @@ def _begin(model, rules, prompts, indices, settings, memory, is_conversation) ->
                 f"model's {context} and max_tokens is {settings.max_tokens}; shorten the prompt or raise max_tokens")
     slots = num_slots(min(tokens.shape[1] + columns, context), context, is_conversation)
     twins = [_with_null(prompt, settings) for prompt in prompts]
-    return state._replace(cache=reading.read(model, [prompt for half in zip(*twins) for prompt in half], slots, memory))
+    cache = reading.read(model, [prompt for half in zip(*twins) for prompt in half], slots, memory)
+    return reading.deal(state._replace(cache=cache), model)
 
 
 def num_slots(needed: int, context: int, is_conversation: bool = False) -> int:

@@ -15,14 +15,17 @@ Next: engine.py.
 """
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int32
 
+from gemini_mini import parallel
 from gemini_mini.model import attention, decoder
 
 READ_TOKENS = 256  # of each row at a time
@@ -75,7 +78,7 @@ def read(model: decoder.Decoder, prompts: Sequence[Int32[np.ndarray, "_"]], slot
     # A power of two of rows, so that few programs serve all batches.
     distinct += distinct[-1:] * (min(len(prompts), power(len(distinct))) - len(distinct))
     known = [memory.longest(prompt) for prompt in distinct]
-    cache = _recall([found for _, found in known], model.init_cache(len(distinct), slots))
+    cache = deal(_recall([found for _, found in known], model.init_cache(len(distinct), slots)), model)
     for chunk in chunks(distinct, [length for length, _ in known], slots):
         cache = _read(model, chunk.tokens, chunk.positions, cache, chunk.slots)
     return cache if rows == list(range(len(distinct))) else take(cache, jnp.array(rows))
@@ -94,6 +97,26 @@ def chunks(rows: Sequence[Int32[np.ndarray, "_"]], starts: Sequence[int], slots:
             line[: len(part)] = part
             end = max(end, start + first + len(part)) if len(part) else end
         yield Chunk(tokens, positions, min(slots, padded(end)))
+
+
+def mesh_of(model: decoder.Decoder) -> Mesh | None:
+    """The mesh that the weights are on, None on one device."""
+    sharding = model.embed[...].sharding
+    return sharding.mesh if isinstance(sharding, NamedSharding) else None
+
+
+def num_parts(model: decoder.Decoder) -> int:
+    """Into how many parts the mesh cuts the rows of a batch."""
+    mesh = mesh_of(model)
+    return math.prod(mesh.shape[axis] for axis in parallel.AXIS_OF["B"]) if mesh else 1
+
+
+def deal(tree, model: decoder.Decoder):
+    """Arrays whose first axis is rows, dealt over the mesh of the weights; whole on every device where they do not divide."""
+    if not (mesh := mesh_of(model)):
+        return tree
+    cut = lambda x: PartitionSpec(parallel.AXIS_OF["B"]) if x.ndim and x.shape[0] % num_parts(model) == 0 else PartitionSpec()
+    return jax.device_put(tree, jax.tree.map(lambda x: NamedSharding(mesh, cut(x)), tree))
 
 
 def view(cache: Cache, slots: int) -> Cache:
