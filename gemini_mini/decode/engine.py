@@ -191,10 +191,10 @@ def num_slots(needed: int, context: int, is_conversation: bool = False) -> int:
 
 def _finish(model, rules, state, indices, settings, on_tokens) -> tuple[State, bool]:
     """Run the loop until every row is done, in one piece or in short ones to stream; whether it was stopped."""
-    how = How(sampling.controls([settings.text, settings.image, settings.audio]), jnp.float32(settings.guidance))
+    how = How(sampling.controls([settings.text, settings.image, settings.audio]), np.float32(settings.guidance))
     if on_tokens is None:
         return _decode(model, state, np.int32(settings.max_tokens), rules, how), False
-    while not np.all(state.is_done):
+    while not np.all(np.asarray(state.grammar.mode) == stream.DONE):
         start = int(state.num_tokens)
         limit = np.int32(start + STREAM_TOKENS if start else 1)  # the first one at once
         state = _decode(model, state, limit, rules, how)

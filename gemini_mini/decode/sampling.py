@@ -75,8 +75,8 @@ class Controls(NamedTuple):
 def controls(samplings: Sequence[Sampling]) -> Controls:
     """Their numbers side by side."""
     columns = zip(*map(dataclasses.astuple, samplings), strict=True)
-    return Controls(*(jnp.asarray(np.array(column, np.int32 if name == "top_k" else np.float32))
-                      for name, column in zip(Controls._fields, columns, strict=True)))
+    return jax.device_put(Controls(*(np.array(column, np.int32 if name == "top_k" else np.float32)
+                                     for name, column in zip(Controls._fields, columns, strict=True))))
 
 
 def penalise(
