@@ -314,7 +314,7 @@ def test_answers_parse_and_do_not_depend_on_the_batch(model, settings, rows):
 
 
 def test_seed_and_row_decide_the_draw(model):
-    twins = [ROWS[0]] * 4
+    twins = [ROWS[2]] * 4
     first = engine.generate(model, VOCAB, twins, WARM)
     assert_same(first, engine.generate(model, VOCAB, twins, WARM))
     assert not np.array_equal(first[0].tokens, first[1].tokens)
@@ -367,6 +367,7 @@ def test_guidance_of_one_is_none_and_another_costs_less_than_twice():
     assert engine._with_null(ROWS[0], GREEDY) == [ROWS[0]], "nothing is computed twice without guidance"
 
 
+@pytest.mark.slow
 def test_every_modality_has_its_own_sampling(model):
     """Greedy codes in a hot text: they are what greedy sampling alone would write after the same ids."""
     rules = grammar.Rules(has_text=False, heights=(2,), widths=(3,))
@@ -455,19 +456,19 @@ def test_samples_of_one_prompt_share_its_prefill(model, read_calls):
 
 
 def test_next_turn_reads_only_what_is_new(model, read_calls):
-    memory, settings = reading.Memory(), dataclasses.replace(GREEDY, rules=grammar.Rules(), max_tokens=24, guidance=2.0)
+    memory, settings = reading.Memory(), dataclasses.replace(GREEDY, max_tokens=24, guidance=2.0)
     ids, told = ROWS[0], []
     for turn in range(3):
         (answer,) = engine.generate(model, VOCAB, [ids], settings, memory=memory)
-        assert_same([answer], engine.generate(model, VOCAB, [ids], settings))
         known = [place for _, places, _ in read_calls for place in places][:2]
+        assert_same([answer], engine.generate(model, VOCAB, [ids], settings, memory=reading.Memory()))
         assert known == [told[-1]] * 2 if told else [0, 0], "both of a guided pair continue"
         told.append(len(ids) + len(answer.tokens) - 1)
         read_calls.clear()
         ids = np.concatenate([ids, answer.tokens[:-1], [USER, PIECE + turn, MODEL]]).astype(np.int32)
     other = np.concatenate([ids[:4], [PIECE + 9, MODEL]]).astype(np.int32)  # branches off in the first question
     assert_same(engine.generate(model, VOCAB, [other], settings, memory=memory),
-                engine.generate(model, VOCAB, [other], settings))
+                engine.generate(model, VOCAB, [other], settings, memory=reading.Memory()))
     assert read_calls[0][1] == [4, 4]
 
 
@@ -484,10 +485,9 @@ def test_memory_forgets_the_oldest(model):
 def test_chunks_read_as_one_piece_would(model, monkeypatch):
     rng = np.random.default_rng(0)
     prompts = [np.concatenate([[BOS], rng.integers(PIECE, IMAGE_CODE, n)]).astype(np.int32) for n in (99, 70, 33, 5)]
-    settings = dataclasses.replace(GREEDY, max_tokens=12)
-    whole = engine.generate(model, VOCAB, prompts, settings)
+    whole = engine.generate(model, VOCAB, prompts, GREEDY)
     monkeypatch.setattr(reading, "READ_TOKENS", 32)
-    assert_same(whole, engine.generate(model, VOCAB, prompts, settings))
+    assert_same(whole, engine.generate(model, VOCAB, prompts, GREEDY))
 
 
 def test_long_prompts_are_read_in_memory_by_their_length():
@@ -545,35 +545,40 @@ def test_what_is_stopped_holds_whole_parts(model):
         return heard[row] > 12
 
     memory = reading.Memory()
-    full = engine.generate(model, VOCAB, ROWS[:1] * 4, WARM)
+    full = engine.generate(model, VOCAB, ROWS[:1] * 4, WARM, memory=reading.Memory())  # a memory: slots as in the other tests
     cut = engine.generate(model, VOCAB, ROWS[:1] * 4, WARM, on_tokens, memory)
     goes_on = [np.concatenate([ROWS[0], answer.tokens[:-1], [USER, PIECE, MODEL]]).astype(np.int32) for answer in cut]
-    assert_same(engine.generate(model, VOCAB, goes_on, GREEDY, memory=memory), engine.generate(model, VOCAB, goes_on, GREEDY))
+    assert_same(engine.generate(model, VOCAB, goes_on, GREEDY, memory=memory), engine.generate(model, VOCAB, goes_on, GREEDY, memory=reading.Memory()))
     for answer, whole in zip(cut, full):
         stream.parse(np.concatenate([ROWS[0], answer.tokens]), VOCAB)
         np.testing.assert_array_equal(answer.tokens[:-1], whole.tokens[: len(answer.tokens) - 1])
     assert any(len(answer.tokens) < len(whole.tokens) for answer, whole in zip(cut, full))
 
 
+SMALL = grammar.Rules(heights=(2,), widths=(2,))
+
+
+@pytest.mark.slow
 def test_scores_of_what_was_written_are_its_logprobs(model, monkeypatch):
     monkeypatch.setattr(reading, "READ_TOKENS", 32)
-    roomy = dataclasses.replace(WARM, max_tokens=60, rules=grammar.Rules(heights=(2,), widths=(2,)))  # the budget forces nothing
+    roomy = dataclasses.replace(WARM, max_tokens=60, rules=SMALL)  # so that the budget forces nothing
     prompts = ROWS[:3] + ROWS[:1]
     written = engine.generate(model, VOCAB, prompts, roomy)
-    scored = scoring.score(model, VOCAB, prompts, [answer.tokens for answer in written], roomy.rules, batch_rows=3)
+    scored = scoring.score(model, VOCAB, prompts, [answer.tokens for answer in written], SMALL, batch_rows=4)
     assert_same([a for a in written if len(a.tokens) < 50], [s for a, s in zip(written, scored) if len(a.tokens) < 50])
     assert sum(len(a.tokens) < 50 for a in written) >= 2
 
 
+@pytest.mark.slow
 def test_chances_of_all_next_tokens_make_one(model):
-    rules = grammar.Rules(has_audio=True, has_video=True)
-    state = engine.place(grammar.Grammar(VOCAB, rules), [ROWS[0]])
-    may = np.flatnonzero(grammar.Grammar(VOCAB, rules).allowed(state, jnp.array([99])))
-    scored = scoring.score(model, VOCAB, [ROWS[0]] * len(may), [np.array([t], np.int32) for t in may], rules)
+    automaton = grammar.Grammar(VOCAB, SMALL)
+    may = np.flatnonzero(automaton.allowed(engine.place(automaton, [ROWS[0]]), jnp.array([99])))
+    given = [np.array([token], np.int32) for token in may]
+    scored = scoring.score(model, VOCAB, [ROWS[0]] * len(may), given, SMALL, batch_rows=4)
     np.testing.assert_allclose(sum(np.exp(answer.logprob) for answer in scored), 1, atol=1e-5)
     assert scoring.best(scored) == np.argmax([answer.logprob for answer in scored])
     for bad in ([USER], [PIECE, BOA, EOS]):
         with pytest.raises(errors.InputError, match="answer 0: token .* cannot follow"):
-            scoring.score(model, VOCAB, ROWS[:1], [np.array(bad, np.int32)])
+            scoring.score(model, VOCAB, ROWS[:1] * 4, [np.array(bad, np.int32)] * 4, SMALL)
     with pytest.raises(errors.InputError, match="answer 0: prompt and answer must have tokens, at most 128"):
         scoring.score(model, VOCAB, ROWS[:1], [np.full(125, PIECE, np.int32)])
