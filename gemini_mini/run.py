@@ -38,7 +38,8 @@ def keep_compiled() -> None:
 def load(folder: str | Path, mesh: Mesh | None = None) -> Run:
     """Read a run, its decoder cut over a mesh if one is given.
 
-    Raises: InputError when the folder is no run, is unfinished, or mixes vocabularies."""
+    Raises: InputError when the folder is no run, is unfinished, or mixes vocabularies.
+    """
     folder = Path(folder)
     if not (folder / "run.json").is_file():
         raise errors.InputError(f"{folder}: is no run folder (it has no run.json); give one that train.py made")
