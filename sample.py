@@ -50,7 +50,8 @@ def arguments() -> argparse.Namespace:
     how.add_argument("--greedy", action="store_true", help="the same as --temperature 0")
     for name, text in (
         ("seed", "another seed, another answer"), ("max-tokens", "longest answer, in tokens"),
-        ("temperature", "0: always the likeliest; 1: the model's own odds"), ("top-k", "draw among the K likeliest tokens; 0: all"),
+        ("temperature", "0: always the likeliest; 1: the model's own odds"),
+        ("top-k", "draw among the K likeliest tokens; 0: all"),
         ("top-p", "draw among the likeliest tokens that make up P"),
         ("min-p", "draw among tokens at least P times as likely as the likeliest"),
         ("repetition-penalty", "above 1: what the answer holds already becomes less likely"),
@@ -59,11 +60,12 @@ def arguments() -> argparse.Namespace:
     ):
         default = getattr(plain, name.replace("-", "_"))
         how.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default {default})")
-    how.add_argument("--image-size", metavar="WxH", default="", help="size of drawn pictures in pixels (default: the model decides)")
-    how.add_argument("--modalities", metavar="M,M", type=lambda text: tuple(text.split(",")), default=plain.modalities,
-                     help=f"what the answer may hold, of {','.join(options_lib.MODALITIES)} (default {','.join(plain.modalities)})")
+    add = how.add_argument
+    add("--image-size", metavar="WxH", default="", help="size of drawn pictures in pixels (default: the model decides)")
+    add("--modalities", metavar="M,M", type=lambda text: tuple(text.split(",")), default=plain.modalities,
+        help=f"what the answer may hold, of {','.join(options_lib.MODALITIES)} (default {','.join(plain.modalities)})")
     for name in ("text", "image", "audio"):
-        how.add_argument(f"--{name}", metavar="NAME=X,...", type=changes, default={}, help=f"other sampling for {name} alone")
+        add(f"--{name}", metavar="NAME=X,...", type=changes, default={}, help=f"other sampling for {name} alone")
     return parser.parse_intermixed_args()
 
 
@@ -86,7 +88,8 @@ def main() -> None:
             raise errors.InputError("PART: give at least one, or --interactive; --help shows examples")
         prompt.check(words)
     keeper = talk.Keeper(args.out, args.run.resolve().name)
-    conversation = talk.Talk(api.load(args.run), keeper, options, args.pictures or terminal.protocol(), args.json or bool(args.prompts))
+    pictures, is_json = args.pictures or terminal.protocol(), args.json or bool(args.prompts)
+    conversation = talk.Talk(api.load(args.run), keeper, options, pictures, is_json)
     if args.interactive:
         conversation.chat(talk.typed_lines())
     elif args.prompts:

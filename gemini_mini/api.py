@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 from jax.sharding import Mesh
-from jaxtyping import Float32, Int32
+from jaxtyping import Int32
 
 from gemini_mini import errors, run as run_lib, stream, vocab as vocabulary
 from gemini_mini.decode import engine, options as options_lib, page, prompt, reading, scoring
@@ -47,15 +47,11 @@ class Sound(stream.Audio):
 class Answer(list):
     """The parts of an answer, and how likely the model found it."""
 
-    def __init__(self, parts: Sequence[stream.Part], tokens: Int32[np.ndarray, "T"], logprobs: Float32[np.ndarray, "T"]):
+    def __init__(self, parts: Sequence[stream.Part], written: engine.Answer):
+        """`tokens`, `logprobs` of each and `logprob` of the whole, in nats, are those of `written`."""
         shown = {stream.Image: Picture, stream.Audio: Sound}
         super().__init__(shown.get(type(part), type(part))(*part) for part in parts)
-        self.tokens, self.logprobs = tokens, logprobs
-
-    @property
-    def logprob(self) -> float:
-        """Log-likelihood of the whole answer, in nats."""
-        return float(self.logprobs.sum(dtype=np.float64))
+        self.tokens, self.logprobs, self.logprob = written.tokens, written.logprobs, written.logprob
 
     @property
     def text(self) -> str:
@@ -134,7 +130,7 @@ class Model:
 
     def _show(self, answer: engine.Answer) -> Answer:
         parts = stream.parse(np.append(np.int32(vocabulary.BOS), answer.tokens), self._vocab)
-        return Answer(self.run.tokenizers.decode_parts(parts), answer.tokens, answer.logprobs)
+        return Answer(self.run.tokenizers.decode_parts(parts), answer)
 
 
 class Chat:

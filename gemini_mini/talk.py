@@ -121,9 +121,10 @@ class Talk:
             heard = iter(told) if self.is_heard and index == 0 else None
             if index:
                 self._say(f"[{index + 1}] ")
-            parts = [{"text": part.text} if heard and isinstance(part, stream.Text) else next(heard) if heard else self._tell(part)
-                     for part in answer]
-            if not heard:
+            if heard:
+                parts = [{"text": part.text} if isinstance(part, stream.Text) else next(heard) for part in answer]
+            else:
+                parts = [self._tell(part) for part in answer]
                 self._say("\n")
             if self.is_json:
                 self._print_json(words, index, answer, parts, stop.is_asked)
@@ -146,9 +147,12 @@ class Talk:
         if not self.is_json:
             print(text, end="", flush=True)
 
-    def _print_json(self, words: Sequence[str], index: int, answer: api.Answer, parts: list[dict], is_stopped: bool) -> None:
-        print(json.dumps({"prompt": list(words), "index": index, "answer": parts, "logprob": round(answer.logprob, 4),
-                          "tokens": len(answer.tokens)} | ({"stopped": True} if is_stopped else {}), ensure_ascii=False), flush=True)
+    def _print_json(
+        self, words: Sequence[str], index: int, answer: api.Answer, parts: list[dict], is_stopped: bool
+    ) -> None:
+        line = {"prompt": list(words), "index": index, "answer": parts, "logprob": round(answer.logprob, 4),
+                "tokens": len(answer.tokens), "stopped": is_stopped}
+        print(json.dumps(line, ensure_ascii=False), flush=True)
 
     def _add(self, words: Sequence[str], answers: Sequence[api.Answer]) -> None:
         patch = self.model.run.tokenizers.image.config.patch

@@ -289,7 +289,7 @@ def model():
 
 ROWS = [np.array(prompt, np.int32) for prompt in (
     (BOS, USER, PIECE, PIECE + 3, MODEL),
-    (BOS, BOI, SIZE(3), SIZE(2), IMAGE_CODE),
+    (BOS, USER, PIECE + 1, PIECE + 7, MODEL, BOI, SIZE(3), SIZE(2), IMAGE_CODE),
     (BOS, USER, *range(PIECE, PIECE + 20), *range(PIECE, PIECE + 20), MODEL),
     (BOS, BOV, PIECE, BOI, SIZE(2), SIZE(2)),
 )]
@@ -323,7 +323,7 @@ def test_seed_and_row_decide_the_draw(model):
 
 
 GUIDED = dataclasses.replace(
-    GREEDY, text=sampling.Sampling(0.0, repetition_penalty=1.7), image=sampling.Sampling(0.0, repetition_penalty=1.2), guidance=3.0)
+    GREEDY, text=sampling.Sampling(0.0, repetition_penalty=9.0), image=sampling.Sampling(0.0, repetition_penalty=3.0), guidance=9.0)
 
 
 @pytest.mark.parametrize("settings", [GREEDY, GUIDED])
@@ -333,7 +333,12 @@ def test_greedy_tokens_are_those_of_full_forward_passes(model, settings):
     allowed, advance = jax.jit(automaton.allowed), jax.jit(automaton.advance)
     positions = jnp.broadcast_to(jnp.arange(80), (2, 80))
     forward = jax.jit(lambda ids: model.logits(model(ids, positions, jnp.ones_like(ids))))
-    for prompt, answer in zip(ROWS, engine.generate(model, VOCAB, ROWS, settings)):
+    answers = engine.generate(model, VOCAB, ROWS, settings)
+    if settings is GUIDED:  # each of the three changes some answer
+        for other in ({"text": sampling.GREEDY}, {"image": sampling.GREEDY}, {"guidance": 1.001}):
+            others = engine.generate(model, VOCAB, ROWS, dataclasses.replace(settings, **other))
+            assert any(not np.array_equal(a.tokens, b.tokens) for a, b in zip(answers, others)), other
+    for prompt, answer in zip(ROWS, answers):
         ids, speaker = np.concatenate([prompt, answer.tokens]), None
         null = ids.copy()
         for at, token in enumerate(prompt):

@@ -78,7 +78,7 @@ def test_answer_lands_on_the_terminal_and_in_a_fresh_page(run_folder, media, tmp
              "--num-samples", 2, "--max-tokens", 40, "--image-size", "8x4", "--temperature", 1.5)
     first, second = sample(*words, cwd=tmp_path), sample(*words, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    assert "first token after" in first.stderr and "tokens/s" in first.stderr
+    assert "tokens; first after" in first.stderr and "tokens/s" in first.stderr
     shown = Page((tmp_path / "out/tiny-1/index.html").read_text())
     assert "look <here>:" in shown.words and "40 out" not in shown.words
     assert len(shown.sources("audio")) == 1 and shown.sources("audio")[0].startswith("data:audio/wav;base64,UklGR")
@@ -355,7 +355,7 @@ def test_ctrl_c_keeps_whole_parts_and_twice_ends(command, tmp_path, monkeypatch)
 
     monkeypatch.setattr(terminal.Typewriter, "add", interrupted)
     (line,) = map(json.loads, command("hello", "--json", *SHORT).splitlines())
-    assert line["stopped"] and line["tokens"] <= 2 and (tmp_path / "out/tiny-1/index.html").is_file()
+    assert line["stopped"] is True and line["tokens"] <= 2 and (tmp_path / "out/tiny-1/index.html").is_file()
     with pytest.raises(KeyboardInterrupt), talk.Stop():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)

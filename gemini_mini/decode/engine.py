@@ -114,7 +114,9 @@ def generate(
     When it returns True all stops there, and answers hold the whole parts written so far. What a
     `memory` holds is not read again, and it is given what is read and written here.
     Prompts of like length are decoded together, and a prompt that is given several times is read
-    once. Where the weights are on a mesh, rows are dealt over it. Raises: InputError when a prompt breaks the grammar or leaves no room for an answer.
+    once. Where the weights are on a mesh, rows are dealt over it.
+
+    Raises: InputError when a prompt breaks the grammar or leaves no room for an answer.
     """
     rules = grammar.Grammar(vocab, settings.rules)
     # The longest first: what is too long or too large fails at once, not at the end.
@@ -130,8 +132,9 @@ def generate(
         batch = [prompts[i] for i in indices]
         state = _begin(model, rules, batch, indices, settings, known, memory is not None)
         state, is_stopped = _finish(model, rules, state, indices, settings, on_tokens)
-        for row, (index, tokens, logprobs) in enumerate(zip(indices, np.asarray(state.tokens), np.asarray(state.logprobs))):
-            answers[index] = _cut(prompts[index], tokens[: int(state.num_tokens)], logprobs)
+        tokens, logprobs = np.asarray(state.tokens)[:, : int(state.num_tokens)], np.asarray(state.logprobs)
+        for row, index in enumerate(indices):
+            answers[index] = _cut(prompts[index], tokens[row], logprobs[row])
             if memory is not None or is_again and row == len(indices) - 1:
                 num_read = int(state.position[row])  # where it was stopped, its last token is not in the cache yet
                 for twin, prompt in enumerate(_with_null(batch[row], settings)):

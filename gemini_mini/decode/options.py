@@ -32,7 +32,8 @@ class Options:
         if self.best_of < 1:
             raise errors.InputError(f"best_of: must be at least 1, got {self.best_of}")
         if not self.modalities or not set(self.modalities) <= set(MODALITIES):
-            raise errors.InputError(f"modalities: must be some of {', '.join(MODALITIES)}, got {', '.join(self.modalities)!r}")
+            raise errors.InputError(f"modalities: must be some of {', '.join(MODALITIES)}, "
+                                    f"got {', '.join(self.modalities)!r}")
         self._settings(grammar.Rules())  # what can be refused without a model is refused at once
 
     def settings(self, patch: int) -> engine.Settings:

@@ -115,8 +115,13 @@ def deal(tree, model: decoder.Decoder):
     """Arrays whose first axis is rows, dealt over the mesh of the weights; whole on every device where they do not divide."""
     if not (mesh := mesh_of(model)):
         return tree
-    cut = lambda x: PartitionSpec(parallel.AXIS_OF["B"]) if x.ndim and x.shape[0] % num_parts(model) == 0 else PartitionSpec()
-    return jax.device_put(tree, jax.tree.map(lambda x: NamedSharding(mesh, cut(x)), tree))
+    parts = num_parts(model)
+
+    def cut(x: Array) -> NamedSharding:
+        is_even = x.ndim and x.shape[0] % parts == 0
+        return NamedSharding(mesh, PartitionSpec(parallel.AXIS_OF["B"]) if is_even else PartitionSpec())
+
+    return jax.device_put(tree, jax.tree.map(cut, tree))
 
 
 def view(cache: Cache, slots: int) -> Cache:
@@ -136,7 +141,9 @@ def take(cache: Cache, rows: Int32[Array, "_"]) -> Cache:
 
 
 @functools.partial(jax.jit, static_argnames="slots", donate_argnames="cache")
-def _read(model: decoder.Decoder, tokens: Int32[Array, "B T"], positions: Int32[Array, "B T"], cache: Cache, slots: int) -> Cache:
+def _read(
+    model: decoder.Decoder, tokens: Int32[Array, "B T"], positions: Int32[Array, "B T"], cache: Cache, slots: int
+) -> Cache:
     return write_back(cache, model.step(tokens, positions, view(cache, slots))[1])
 
 

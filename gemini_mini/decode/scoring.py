@@ -53,7 +53,8 @@ def score(
         for chunk in reading.chunks(rows, [len(prompt) - 1 for prompt in batch], slots):
             targets = [row[at + 1 :][: len(line)] for row, line, at in zip(rows, chunk.tokens, chunk.positions[:, 0])]
             targets = np.stack([np.pad(row, (0, chunk.tokens.shape[1] - len(row))) for row in targets])
-            cache, state, logprobs = _score(model, chunk.tokens, chunk.positions, targets, cache, state, automaton, chunk.slots)
+            cache, state, logprobs = _score(
+                model, chunk.tokens, chunk.positions, targets, cache, state, automaton, chunk.slots)
             found.append(np.asarray(logprobs))
         for index, row in zip(indices, np.concatenate(found, axis=1)):
             scored[index] = engine.Answer(answers[index], row[: len(answers[index])])
