@@ -1,105 +1,101 @@
-"""Ask a trained model: python sample.py RUN PART [PART ...] [options]
+"""Ask a trained model: python sample.py RUN [PART ...] [options]
 
 A part is text, a picture (.png .jpg .webp), a sound (.wav .flac .ogg .mp3), a clip (.gif) or a
 folder of pictures (one frame each), in any order. The answer is text, pictures, or both.
 
-    python sample.py runs/demo "draw a red apple"
-    python sample.py runs/demo "what is this?" cat.png
-    python sample.py runs/demo speech.wav "write down what you hear"
-    python sample.py runs/demo "which one is larger?" a.png "or" b.png --greedy
-    python sample.py runs/demo "draw a fish" --num-samples 4 --seed 7 --image-size 32x32
+    python sample.py runs/demo "Draw: red apple"
+    python sample.py runs/demo "Two ideas:" blue_cat.png "and" meow.wav clip.gif
+    python sample.py runs/demo cat.png "What is it?" --greedy
+    python sample.py runs/demo "Draw: fish" --num-samples 4 --seed 7 --image-size 64x32
+    python sample.py runs/demo "Draw: fish" --best-of 8 --image temperature=1,top_k=50
+    python sample.py runs/demo --interactive
+    echo "Draw: fish" | python sample.py runs/demo --json
+    python sample.py runs/demo --prompts prompts.jsonl > answers.jsonl
 
-Text appears as it is written. Pictures are saved as PNG beside index.html, a page that holds the
-whole conversation, in a fresh folder out/<run>-<n>. The same command with the same seed gives
-the same answer.
+Text appears as it is written, and pictures where the terminal can show them. Pictures and sounds
+are saved beside index.html, a page that holds the whole conversation, in a fresh folder
+out/<run>-<n>. The same command with the same seed gives the same answer. Ctrl-C ends an answer and
+keeps what was made. Without a PART, parts are read from standard input, one a line. A line of
+prompts.jsonl is "a text", a list of parts, or {"parts": [...]}; each is answered by itself.
 """
 
 import argparse
-import itertools
-import platform
 import sys
-import time
 from pathlib import Path
 
-import jax
-import numpy as np
+from gemini_mini import api, errors, talk
+from gemini_mini.decode import options as options_lib, prompt, terminal
 
-from gemini_mini import errors, run, stream, vocab as vocabulary
-from gemini_mini.decode import engine, page, prompt, sampling, terminal
-from gemini_mini.tokenizers import image_io
+
+def changes(text: str) -> dict[str, float]:
+    """ "temperature=1,top_k=50" as numbers by name."""
+    pairs = (pair.partition("=") for pair in text.split(","))
+    return {name.replace("-", "_"): float(value) for name, _, value in pairs}
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        usage="python sample.py RUN PART [PART ...] [options]", description=__doc__.split("\n", 2)[2],
+        usage="python sample.py RUN [PART ...] [options]", description=__doc__.split("\n", 2)[2],
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
+    add, plain = parser.add_argument, options_lib.Options()
     add("run", metavar="RUN", type=Path, help="folder that train.py made")
-    add("parts", metavar="PART", nargs="+", help="text, or the path of a picture, a sound, a clip")
-    add("--seed", type=int, default=0, help="another seed, another answer (default 0)")
-    add("--temperature", type=float, default=0.8, help="0: always the likeliest; 1: the model's own odds (default 0.8)")
-    add("--top-k", type=int, default=0, help="draw among the K likeliest tokens (default 0: all)")
-    add("--top-p", type=float, default=0.95, help="draw among the likeliest tokens that make up P (default 0.95)")
-    add("--greedy", action="store_true", help="the same as --temperature 0")
-    add("--max-tokens", type=int, default=512, help="longest answer, in tokens (default 512)")
+    add("parts", metavar="PART", nargs="*", help="text, or the path of a picture, a sound, a clip")
+    add("--interactive", action="store_true", help="a chat that remembers")
+    add("--prompts", metavar="FILE", help='answer every line of a file of JSON lines ("-": standard input)')
+    add("--json", action="store_true", help="a line of JSON for each answer, and nothing else, on standard output")
     add("--num-samples", type=int, default=1, help="answers to give (default 1)")
-    add("--image-size", metavar="WxH", help="size of drawn pictures in pixels (default: the model decides)")
-    add("--out", type=Path, help="folder for the page and the pictures; must be new or empty")
+    add("--out", type=Path, help="folder for the page, pictures and sounds; must be new or empty")
+    add("--pictures", choices=terminal.PROTOCOLS, help="how the terminal shows them (default: as it says it can)")
+    how = parser.add_argument_group("how to answer")
+    how.add_argument("--greedy", action="store_true", help="the same as --temperature 0")
+    for name, text in (
+        ("seed", "another seed, another answer"), ("max-tokens", "longest answer, in tokens"),
+        ("temperature", "0: always the likeliest; 1: the model's own odds"),
+        ("top-k", "draw among the K likeliest tokens; 0: all"),
+        ("top-p", "draw among the likeliest tokens that make up P"),
+        ("min-p", "draw among tokens at least P times as likely as the likeliest"),
+        ("repetition-penalty", "above 1: what the answer holds already becomes less likely"),
+        ("guidance", "above 1: pictures follow the words more closely, at twice the cost"),
+        ("best-of", "draw N answers and give the likeliest"),
+    ):
+        default = getattr(plain, name.replace("-", "_"))
+        how.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default {default})")
+    add = how.add_argument
+    add("--image-size", metavar="WxH", default="", help="size of drawn pictures in pixels (default: the model decides)")
+    add("--modalities", metavar="M,M", type=lambda text: tuple(text.split(",")), default=plain.modalities,
+        help=f"what the answer may hold, of {','.join(options_lib.MODALITIES)} (default {','.join(plain.modalities)})")
+    for name in ("text", "image", "audio"):
+        add(f"--{name}", metavar="NAME=X,...", type=changes, default={}, help=f"other sampling for {name} alone")
     return parser.parse_intermixed_args()
 
 
 def main() -> None:
     args = arguments()
+    options = {name: getattr(args, name) for name in vars(options_lib.Options())}
+    options |= {"temperature": 0.0} if args.greedy else {}
+    options_lib.Options(**options)
     if args.num_samples < 1:
         raise errors.InputError(f"--num-samples: must be at least 1, got {args.num_samples}")
-    how = sampling.Sampling(0.0 if args.greedy else args.temperature, args.top_k, args.top_p)
-    prompt.check(args.parts)
-    page.check_folder(args.out)
-    # Compiled programs are kept for the next call, whose first token then comes three times sooner.
-    cache = Path.home() / ".cache" / "gemini_mini" / platform.node()
-    jax.config.update("jax_compilation_cache_dir", jax.config.jax_compilation_cache_dir or str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    name = args.run.resolve().name
-    loaded = run.load(args.run)
-    tokenizers, patch = loaded.tokenizers, loaded.tokenizers.image.config.patch
-    settings = engine.Settings(how, how, prompt.drawing_rules(args.image_size, patch), args.max_tokens, args.seed)
-    question = [stream.Role("user"), *prompt.read(args.parts, patch), stream.Role("model")]
-    ids = stream.render(tokenizers.encode_documents([question])[0], tokenizers.vocab, is_prompt=True)
-
-    times = [time.monotonic()]
-    typewriter = terminal.Typewriter(
-        tokenizers.vocab, tokenizers.text.decode, lambda text: print(text, end="", flush=True))
-
-    def on_tokens(index: int, tokens: np.ndarray) -> None:
-        times.append(time.monotonic())
-        if index == 0:
-            typewriter.add(tokens)
-
-    answers = engine.generate(loaded.model, tokenizers.vocab, [ids] * args.num_samples, settings, on_tokens)
-    print()
-
-    folder, turns, number = page.fresh_folder(args.out, name), "", itertools.count(1)
-    for index, answer in enumerate(answers, start=1):
-        parts = stream.parse(np.concatenate([[vocabulary.BOS], answer.tokens]), tokenizers.vocab)
-        document = tokenizers.decode_parts(parts)
-        turns += page.conversation([stream.Role("model"), *document])
-        for part in document:
-            if isinstance(part, stream.Text) and index > 1:  # the first answer was shown as it came
-                print(f"[{index}] {terminal.printable(part.text)}")
-            if isinstance(part, stream.Image):
-                path = folder / f"picture-{next(number)}.png"
-                image_io.write_png(path, part.pixels)
-                print(f"[{index}] {path}\n{terminal.picture(part.pixels) if terminal.has_colour() else ''}", end="")
-    count = sum(len(answer.tokens) for answer in answers)
-    first_s, rest_s = times[1] - times[0], times[-1] - times[1]
-    speed = f"first token after {first_s:.1f} s" + (
-        f", then {(count - len(answers)) / rest_s:,.0f} tokens/s" if rest_s > 0 else "")
-    facts = {"run": args.run, "seed": args.seed, "temperature": how.temperature, "top-k": how.top_k,
-             "top-p": how.top_p, "tokens": f"{len(ids)} in, {count} out", "speed": speed}
-    rows = [(page.escape(fact), page.escape(value)) for fact, value in facts.items()]
-    page.write(folder / "index.html", f"A conversation with {name}",
-               page.conversation(question[:-1]) + turns + page.table(rows))
-    print(f"{folder / 'index.html'}\n{len(ids)} tokens in, {count} out; {speed}", file=sys.stderr)
+    if bool(args.parts) + args.interactive + bool(args.prompts) > 1:
+        raise errors.InputError("PART, --interactive and --prompts: only one of them can say what to answer")
+    words = args.parts
+    if args.prompts:
+        with sys.stdin if args.prompts == "-" else open(args.prompts, encoding="utf-8") as file:
+            prompts = talk.read_prompts(file, args.prompts)
+    elif not args.interactive:
+        words = words or ([] if sys.stdin.isatty() else talk.read_lines(sys.stdin))
+        if not words:
+            raise errors.InputError("PART: give at least one, or --interactive; --help shows examples")
+        prompt.check(words)
+    keeper = talk.Keeper(args.out, args.run.resolve().name)
+    pictures, is_json = args.pictures or terminal.protocol(), args.json or bool(args.prompts)
+    conversation = talk.Talk(api.load(args.run), keeper, options, pictures, is_json)
+    if args.interactive:
+        conversation.chat(talk.typed_lines())
+    elif args.prompts:
+        conversation.batch(prompts)
+    else:
+        conversation.ask(words, args.num_samples)
 
 
 if __name__ == "__main__":

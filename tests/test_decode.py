@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gemini_mini import errors, stream, vocab as vocabulary
-from gemini_mini.decode import engine, grammar, sampling
+from gemini_mini import errors, nn, parallel, stream, vocab as vocabulary
+from gemini_mini.decode import engine, grammar, reading, sampling, scoring
 from gemini_mini.model import decoder
 from gemini_mini.stream import TokenClass
 from gemini_mini.vocab import BOA, BOI, BOS, BOV, EOS, MODEL, USER
@@ -150,10 +150,7 @@ def random_decodes(rules, prompts, budgets, seed):
     """Ids of documents whose answers are drawn from random logits under the grammar."""
     automaton = grammar.Grammar(VOCAB, rules)
     longest = int(budgets.max())
-    width = max(map(len, prompts))
-    padded = np.array([prompt + (0,) * (width - len(prompt)) for prompt in prompts], np.int32)
-    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-    state = engine._place(automaton, jnp.asarray(padded), jnp.asarray(lengths))
+    state = engine.place(automaton, [np.array(prompt, np.int32) for prompt in prompts])
     budgets = np.maximum(budgets, automaton.need(state)).astype(np.int32)
     longest = int(budgets.max())
 
@@ -206,7 +203,7 @@ def test_rules_refuse_impossible_sizes():
 # --- sampling, against numpy --------------------------------------------------------------
 
 
-def numpy_kept(logits, temperature, top_k, top_p):
+def numpy_kept(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
     """The surviving distribution by sorting, one row at a time."""
     rows = []
     for row in logits.astype(np.float64):
@@ -218,53 +215,64 @@ def numpy_kept(logits, temperature, top_k, top_p):
         before = np.cumsum(weights[order]) - weights[order]
         if top_p < 1:  # at 1, rounding would cut the tail
             weights[order[before >= top_p]] = 0
+        weights[weights < min_p * weights.max()] = 0
         rows.append(weights / weights.sum())
     return np.array(rows)
 
 
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
-@pytest.mark.parametrize("top_k", [0, 1, 7, 500])
-@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.31, 1e-6])
-def test_cuts_equal_sorting(temperature, top_k, top_p):
+CUTS = [sampling.Sampling(t, k, p, m) for t in (0.3, 1.0, 2.5) for k in (0, 1, 7, 500) for p in (1.0, 0.9, 0.31, 1e-6)
+        for m in (0.0, 0.02, 0.4, 1.0)]
+draw = jax.jit(sampling.sample)
+
+
+def test_cuts_equal_sorting_and_every_row_has_its_own():
     rng = np.random.default_rng(1)
-    logits = 3 * rng.normal(size=(16, 200)).astype(np.float32)
+    logits = 3 * rng.normal(size=(4 * len(CUTS), 200)).astype(np.float32)
     logits[:, 3:60] = -np.inf
-    got = np.asarray(sampling.kept(jnp.asarray(logits), sampling.Sampling(temperature, top_k, top_p)))
+    got = np.asarray(jax.jit(sampling.kept)(logits, sampling.controls(CUTS * 4)))
     got = got / got.sum(-1, keepdims=True)
-    expected = numpy_kept(logits, temperature, top_k, top_p)
+    expected = np.concatenate([numpy_kept(row[None], *dataclasses.astuple(how)[:4]) for row, how in zip(logits, CUTS * 4)])
     np.testing.assert_array_equal(got > 0, expected > 0)
     np.testing.assert_allclose(got, expected, atol=1e-5)  # float32 sums against float64
 
 
 def test_ties_at_the_cut_are_kept():
-    logits = jnp.log(jnp.array([[0.4, 0.2, 0.2, 0.2]]))
-    assert (sampling.kept(logits, sampling.Sampling(top_k=2))[0] > 0).all()
-    assert (sampling.kept(logits, sampling.Sampling(top_p=0.5))[0] > 0).all()
-    assert (sampling.kept(logits, sampling.Sampling(top_p=0.3))[0] > 0).tolist() == [True, False, False, False]
+    logits = jnp.log(jnp.array([[0.4, 0.2, 0.2, 0.2]] * 4))
+    hows = [sampling.Sampling(top_k=2), sampling.Sampling(top_p=0.5), sampling.Sampling(top_p=0.3), sampling.Sampling(min_p=0.49)]
+    kept = sampling.kept(logits, sampling.controls(hows)) > 0
+    assert kept.tolist() == [[True] * 4, [True] * 4, [True, False, False, False], [True] * 4]
 
 
 def test_frequencies_follow_the_distribution():
     logits = np.array([0.0, 1.0, -np.inf, 2.0, -1.0, -np.inf], np.float32)
     draws = 40_000
     keys = jax.vmap(jax.random.key)(jnp.arange(draws))
-    for how in (sampling.Sampling(), sampling.Sampling(0.7, top_k=3), sampling.Sampling(1.5, top_p=0.8)):
-        tokens = sampling.sample(jnp.tile(logits, (draws, 1)), keys, how)
+    for how in (sampling.Sampling(), sampling.Sampling(0.7, top_k=3), sampling.Sampling(1.5, top_p=0.8), sampling.Sampling(min_p=0.3)):
+        tokens = draw(jnp.tile(logits, (draws, 1)), keys, sampling.controls([how] * draws))
         frequencies = np.bincount(tokens, minlength=6) / draws
-        expected = numpy_kept(logits[None], how.temperature, how.top_k, how.top_p)[0]
+        expected = numpy_kept(logits[None], *dataclasses.astuple(how)[:4])[0]
         np.testing.assert_array_equal(frequencies > 0, expected > 0)
         np.testing.assert_allclose(frequencies, expected, atol=5 * (0.25 / draws) ** 0.5)  # five sigma
 
 
 def test_extreme_settings_stay_finite():
-    logits = jnp.array([[50.0, 49.0, -jnp.inf]])
-    key = jax.random.key(0)[None]
-    for how in (sampling.GREEDY, sampling.Sampling(2e-38), sampling.Sampling(top_p=1e-9), sampling.Sampling(top_k=1)):
-        assert sampling.sample(logits, key, how)[0] == 0
-    assert sampling.sample(logits, key, sampling.Sampling(1e30))[0] in (0, 1)
+    hows = [sampling.GREEDY, sampling.Sampling(2e-38), sampling.Sampling(top_p=1e-9), sampling.Sampling(top_k=1),
+            sampling.Sampling(min_p=1.0), sampling.Sampling(1e30)]
+    keys = jax.vmap(jax.random.key)(jnp.arange(len(hows)))
+    tokens = draw(jnp.array([[50.0, 49.0, -jnp.inf]] * len(hows)), keys, sampling.controls(hows))
+    assert tokens[:-1].tolist() == [0] * (len(hows) - 1) and tokens[-1] in (0, 1)
+
+
+def test_used_tokens_become_less_likely():
+    logits = np.array([[2.0, -2.0, 0.0, 3.0, -np.inf]] * 3, np.float32)
+    used = np.array([[True, True, True, False, True]] * 3)
+    controls = sampling.controls([sampling.Sampling(repetition_penalty=p) for p in (2.0, 1.0, 0.5)])
+    expected = [[1.0, -4.0, 0.0, 3.0, -np.inf], logits[0], [4.0, -1.0, 0.0, 3.0, -np.inf]]
+    np.testing.assert_array_equal(sampling.penalise(jnp.asarray(logits), jnp.asarray(used), controls), expected)
 
 
 @pytest.mark.parametrize("bad", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0},
-                                 {"top_p": 1.5}])
+                                 {"top_p": 1.5}, {"min_p": -0.1}, {"min_p": 1.1}, {"repetition_penalty": 0.0}])
 def test_bad_settings_are_named(bad):
     with pytest.raises(errors.InputError, match=next(iter(bad))):
         sampling.Sampling(**bad)
@@ -281,7 +289,7 @@ def model():
 
 ROWS = [np.array(prompt, np.int32) for prompt in (
     (BOS, USER, PIECE, PIECE + 3, MODEL),
-    (BOS, BOI, SIZE(3), SIZE(2), IMAGE_CODE),
+    (BOS, USER, PIECE + 1, PIECE + 7, MODEL, BOI, SIZE(3), SIZE(2), IMAGE_CODE),
     (BOS, USER, *range(PIECE, PIECE + 20), *range(PIECE, PIECE + 20), MODEL),
     (BOS, BOV, PIECE, BOI, SIZE(2), SIZE(2)),
 )]
@@ -306,7 +314,7 @@ def test_answers_parse_and_do_not_depend_on_the_batch(model, settings, rows):
 
 
 def test_seed_and_row_decide_the_draw(model):
-    twins = [ROWS[0]] * 4
+    twins = [ROWS[2]] * 4
     first = engine.generate(model, VOCAB, twins, WARM)
     assert_same(first, engine.generate(model, VOCAB, twins, WARM))
     assert not np.array_equal(first[0].tokens, first[1].tokens)
@@ -314,26 +322,68 @@ def test_seed_and_row_decide_the_draw(model):
     assert not np.array_equal(first[0].tokens, other[0].tokens)
 
 
-def test_cached_decode_equals_full_forward(model):
-    """At every position the token is the argmax of a forward pass without a cache."""
+GUIDED = dataclasses.replace(
+    GREEDY, text=sampling.Sampling(0.0, repetition_penalty=9.0), image=sampling.Sampling(0.0, repetition_penalty=3.0), guidance=9.0)
+
+
+@pytest.mark.parametrize("settings", [GREEDY, GUIDED])
+def test_greedy_tokens_are_those_of_full_forward_passes(model, settings):
+    """At every position the token is the argmax of what forward passes without a cache say, in numpy from there."""
     automaton = grammar.Grammar(VOCAB, OPEN_RULES)
     allowed, advance = jax.jit(automaton.allowed), jax.jit(automaton.advance)
-    positions = jnp.arange(80)[None]
-    forward = jax.jit(lambda ids: model.logits(model(ids, positions, jnp.ones_like(ids)))[0])
-    for prompt, answer in zip(ROWS, engine.generate(model, VOCAB, ROWS, GREEDY)):
-        ids = np.concatenate([prompt, answer.tokens])
-        logits = np.asarray(forward(np.pad(ids, (0, 80 - len(ids)))[None]))
+    positions = jnp.broadcast_to(jnp.arange(80), (2, 80))
+    forward = jax.jit(lambda ids: model.logits(model(ids, positions, jnp.ones_like(ids))))
+    answers = engine.generate(model, VOCAB, ROWS, settings)
+    if settings is GUIDED:  # each of the three changes some answer
+        for other in ({"text": sampling.GREEDY}, {"image": sampling.GREEDY}, {"guidance": 1.001}):
+            others = engine.generate(model, VOCAB, ROWS, dataclasses.replace(settings, **other))
+            assert any(not np.array_equal(a.tokens, b.tokens) for a, b in zip(answers, others)), other
+    for prompt, answer in zip(ROWS, answers):
+        ids, speaker = np.concatenate([prompt, answer.tokens]), None
+        null = ids.copy()
+        for at, token in enumerate(prompt):
+            speaker = token if token in (USER, MODEL) else speaker
+            null[at] = 0 if speaker == USER and token != USER else token
+        both = np.asarray(forward(np.stack([np.pad(x, (0, 80 - len(ids))) for x in (ids, null)]))).astype(np.float64)
         state = grammar.start(1)
         for at, token in enumerate(ids):
             if at >= len(prompt):
-                budget = jnp.array([GREEDY.max_tokens - (at - len(prompt))], jnp.int32)
-                scores = logits[at - 1].astype(np.float64)
+                budget = jnp.array([settings.max_tokens - (at - len(prompt))], jnp.int32)
+                may, is_code = np.asarray(allowed(state, budget)[0]), int(state.mode[0]) == stream.CODE
+                scores, hidden = both[:, at - 1]
+                wanted = scores + (settings.guidance - 1) * (scores - hidden) * is_code
                 scores[EOS] = np.log(np.exp(scores[EOS]) + np.exp(scores[USER]))  # the user's turn ends an answer too
-                scores = np.where(allowed(state, budget)[0], scores, -np.inf)
-                assert np.argmax(scores) == token
+                wanted[EOS] = scores[EOS]
+                for used in {t for t in ids[len(prompt) : at] if t >= PIECE}:
+                    penalty = (settings.image if is_code else settings.text).repetition_penalty
+                    wanted[used] *= 1 / penalty if wanted[used] > 0 else penalty
+                assert np.argmax(np.where(may, wanted, -np.inf)) == token
+                scores = np.where(may, scores, -np.inf)
                 logprob = scores[token] - np.logaddexp.reduce(scores)
                 np.testing.assert_allclose(answer.logprobs[at - len(prompt)], logprob, atol=1e-4)
             state = advance(state, jnp.array([token], jnp.int32))
+
+
+def test_guidance_of_one_is_none_and_another_costs_less_than_twice():
+    rng = np.random.default_rng(0)
+    logits, null = (jnp.asarray(rng.normal(size=(5, 90)), jnp.float32) for _ in range(2))
+    np.testing.assert_array_equal(engine.guide(logits, null, jnp.float32(1)), logits)
+    np.testing.assert_array_equal(engine.guide(logits, logits, jnp.float32(7)), logits)
+    assert engine._with_null(ROWS[0], GREEDY) == [ROWS[0]], "nothing is computed twice without guidance"
+
+
+@pytest.mark.slow
+def test_every_modality_has_its_own_sampling(model):
+    """Greedy codes in a hot text: they are what greedy sampling alone would write after the same ids."""
+    rules = grammar.Rules(has_text=False, heights=(2,), widths=(3,))
+    hot = engine.Settings(text=sampling.Sampling(3.0), image=sampling.GREEDY, rules=rules, max_tokens=30, seed=5)
+    prompts = [np.array(p, np.int32) for p in ((BOS, MODEL), (BOS, BOI), (BOS, PIECE, MODEL), (BOS, USER, PIECE, MODEL))]
+    for prompt, answer in zip(prompts, engine.generate(model, VOCAB, prompts, hot)):
+        ids = np.concatenate([prompt, answer.tokens])
+        cold = dataclasses.replace(hot, text=sampling.GREEDY)
+        for at in np.flatnonzero((ids >= IMAGE_CODE) & (ids < AUDIO_CODE))[:2]:
+            (again, *_) = engine.generate(model, VOCAB, [ids[:at]] * 4, cold)
+            assert again.tokens[0] == ids[at]
 
 
 def test_streamed_tokens_are_the_answer(model):
@@ -362,3 +412,178 @@ def test_last_slot_of_the_context_is_used(model):
     prompt = np.array([BOS] + [PIECE] * 126, np.int32)
     (answer,) = engine.generate(model, VOCAB, [prompt], GREEDY)
     assert answer.tokens.tolist() == [EOS] and answer.logprobs.tolist() == [0.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(8, 1, 1, 1), (2, 2, 2, 1)])
+def test_a_mesh_gives_the_same_tokens(model, shape):
+    mesh = parallel.mesh(shape[: len(parallel.MESH_AXES)])
+    placed = jax.device_put(nn.weights(model), parallel.shardings(nn.weights(model), nn.axes(model), mesh))
+    spread = nn.with_weights(model, placed)
+    assert any(not w.sharding.is_fully_replicated for w in placed.values()) or shape[0] == 8
+    rows, settings = ROWS + ROWS[:1] * 2, dataclasses.replace(WARM, guidance=2.0)
+    state = engine._begin(spread, grammar.Grammar(VOCAB, OPEN_RULES), ROWS * 2, range(8), settings, reading.Memory(), False)
+    assert {x.sharding.shard_shape(x.shape)[0] for x in (state.token, state.keys, state.cache[0].k)} == {
+        8 // reading.num_parts(spread), 16 // reading.num_parts(spread)}, "rows are dealt, not repeated"
+    assert_same(engine.generate(spread, VOCAB, rows, settings), engine.generate(model, VOCAB, rows, settings))
+
+
+# --- reading: shared, remembered, in chunks ---------------------------------------------------
+
+
+@pytest.fixture
+def read_calls(monkeypatch):
+    """(rows, first position, tokens) of every chunk that is read."""
+    calls, read = [], reading._read
+
+    def counted(model, tokens, positions, cache, slots):
+        calls.append((len(tokens), positions[:, 0].tolist(), int((tokens != vocabulary.PAD).sum())))
+        return read(model, tokens, positions, cache, slots)
+
+    monkeypatch.setattr(reading, "_read", counted)
+    return calls
+
+
+def test_one_prefill_through_all_switches_of_modality(model, read_calls):
+    answers = engine.generate(model, VOCAB, ROWS, dataclasses.replace(WARM, seed=11))
+    kinds = {int(kind) for answer in answers for kind in stream.class_of(VOCAB)[answer.tokens]}
+    assert {TokenClass.PIECE, TokenClass.IMAGE_CODE, TokenClass.EOI} <= kinds
+    assert len(read_calls) == 1 and read_calls[0][2] == sum(len(prompt) - 1 for prompt in ROWS)
+
+
+def test_samples_of_one_prompt_share_its_prefill(model, read_calls):
+    twins = [ROWS[2]] * 7
+    shared = engine.generate(model, VOCAB, twins, dataclasses.replace(WARM, batch_rows=4))
+    assert [(rows, tokens) for rows, _, tokens in read_calls] == [(1, len(ROWS[2]) - 1)]
+    others = [ROWS[0], ROWS[1], *twins[2:4]]
+    together = engine.generate(model, VOCAB, others, WARM)
+    assert_same(shared[2:4], together[2:])
+
+
+def test_next_turn_reads_only_what_is_new(model, read_calls):
+    memory, settings = reading.Memory(), dataclasses.replace(GREEDY, max_tokens=24, guidance=2.0)
+    ids, told = ROWS[0], []
+    for turn in range(3):
+        (answer,) = engine.generate(model, VOCAB, [ids], settings, memory=memory)
+        known = [place for _, places, _ in read_calls for place in places][:2]
+        assert_same([answer], engine.generate(model, VOCAB, [ids], settings, memory=reading.Memory()))
+        assert known == [told[-1]] * 2 if told else [0, 0], "both of a guided pair continue"
+        told.append(len(ids) + len(answer.tokens) - 1)
+        read_calls.clear()
+        ids = np.concatenate([ids, answer.tokens[:-1], [USER, PIECE + turn, MODEL]]).astype(np.int32)
+    other = np.concatenate([ids[:4], [PIECE + 9, MODEL]]).astype(np.int32)  # branches off in the first question
+    assert_same(engine.generate(model, VOCAB, [other], settings, memory=memory),
+                engine.generate(model, VOCAB, [other], settings, memory=reading.Memory()))
+    assert read_calls[0][1] == [4, 4]
+
+
+def test_memory_forgets_the_oldest(model):
+    memory = reading.Memory(max_slots=100)
+    for first in range(4):
+        memory.keep(np.array([first, 5, 6], np.int32), model.init_cache(1, 40), 0)
+    assert [p.tokens[0] for p in memory.prefixes] == [2, 3]
+    memory.keep(np.array([3, 5, 6, 7], np.int32), model.init_cache(1, 40), 0)
+    assert [len(p.tokens) for p in memory.prefixes] == [3, 4], "a beginning of another is not kept besides"
+    assert memory.longest(np.array([3, 5, 9], np.int32))[0] == 2 and memory.longest(np.array([8], np.int32)) == (0, None)
+
+
+def test_chunks_read_as_one_piece_would(model, monkeypatch):
+    rng = np.random.default_rng(0)
+    prompts = [np.concatenate([[BOS], rng.integers(PIECE, IMAGE_CODE, n)]).astype(np.int32) for n in (99, 70, 33, 5)]
+    whole = engine.generate(model, VOCAB, prompts, GREEDY)
+    monkeypatch.setattr(reading, "READ_TOKENS", 32)
+    assert_same(whole, engine.generate(model, VOCAB, prompts, GREEDY))
+
+
+def test_long_prompts_are_read_in_memory_by_their_length():
+    """The scores of one chunk: twice the prompt, twice the memory, and far from the square."""
+    config = decoder.DecoderConfig(vocab_size=VOCAB.size, depth=1, aspect=32, head_dim=16, context_tokens=1 << 15)
+    model = jax.eval_shape(lambda: decoder.Decoder(config, nnx.Rngs(0)))
+    chunk = jax.ShapeDtypeStruct((1, reading.READ_TOKENS), jnp.int32)
+
+    def scratch(slots):
+        cache = jax.eval_shape(lambda: model.init_cache(1, slots))
+        return reading._read.lower(model, chunk, chunk, cache, slots).compile().memory_analysis().temp_size_in_bytes
+
+    at_16k, at_32k = scratch(1 << 14), scratch(1 << 15)
+    whole_scores = 4 * config.heads * (1 << 15) ** 2
+    assert at_32k < 2.2 * at_16k and at_32k < whole_scores / 40
+
+
+# --- forced tokens, stopping, scoring ---------------------------------------------------------
+
+
+def test_forced_tokens_cost_no_draw(model, monkeypatch):
+    draws, sample = [], sampling.sample
+
+    def counted(logits, keys, controls):
+        jax.debug.callback(lambda: draws.append(1))
+        return sample(logits, keys, controls)
+
+    monkeypatch.setattr(sampling, "sample", counted)
+    rules = grammar.Rules(has_text=False, heights=(2,), widths=(3,))
+    prompt = np.array([BOS, USER, PIECE, MODEL, BOI], np.int32)
+    (answer,) = engine.generate(model, VOCAB, [prompt], engine.Settings(rules=rules, max_tokens=12))
+    jax.effects_barrier()
+    engine._decode.clear_cache()  # the program with the counter in it
+    stream.parse(np.concatenate([prompt, answer.tokens]), VOCAB)
+    assert len(answer.tokens) == 12 and len(draws) == 6, "sizes, ends of lines and of the picture, and EOS are forced"
+
+
+def test_forced_is_the_only_allowed_id():
+    rules = grammar.Rules(heights=(2, 3), widths=(3,), has_audio=True, has_video=True)
+    automaton = grammar.Grammar(VOCAB, rules)
+    spots = list(explore(rules)[0])
+    state = grammar.GrammarState(*jnp.asarray(spots, jnp.int32).T)
+    for budget in (1, 4, 30):
+        budgets = jnp.full(len(spots), budget, jnp.int32)
+        allowed = np.asarray(automaton.allowed(state, budgets))
+        expected = np.where(allowed.sum(1) == 1, allowed.argmax(1), -1)
+        np.testing.assert_array_equal(automaton.forced(automaton.open_groups(state, budgets)), expected)
+
+
+def test_what_is_stopped_holds_whole_parts(model):
+    heard = collections.Counter()
+
+    def on_tokens(row, tokens):
+        heard[row] += len(tokens)
+        return heard[row] > 12
+
+    memory = reading.Memory()
+    full = engine.generate(model, VOCAB, ROWS[:1] * 4, WARM, memory=reading.Memory())  # a memory: slots as in the other tests
+    cut = engine.generate(model, VOCAB, ROWS[:1] * 4, WARM, on_tokens, memory)
+    goes_on = [np.concatenate([ROWS[0], answer.tokens[:-1], [USER, PIECE, MODEL]]).astype(np.int32) for answer in cut]
+    assert_same(engine.generate(model, VOCAB, goes_on, GREEDY, memory=memory), engine.generate(model, VOCAB, goes_on, GREEDY, memory=reading.Memory()))
+    for answer, whole in zip(cut, full):
+        stream.parse(np.concatenate([ROWS[0], answer.tokens]), VOCAB)
+        np.testing.assert_array_equal(answer.tokens[:-1], whole.tokens[: len(answer.tokens) - 1])
+    assert any(len(answer.tokens) < len(whole.tokens) for answer, whole in zip(cut, full))
+
+
+SMALL = grammar.Rules(heights=(2,), widths=(2,))
+
+
+@pytest.mark.slow
+def test_scores_of_what_was_written_are_its_logprobs(model, monkeypatch):
+    monkeypatch.setattr(reading, "READ_TOKENS", 32)
+    roomy = dataclasses.replace(WARM, max_tokens=60, rules=SMALL)  # so that the budget forces nothing
+    prompts = ROWS[:3] + ROWS[:1]
+    written = engine.generate(model, VOCAB, prompts, roomy)
+    scored = scoring.score(model, VOCAB, prompts, [answer.tokens for answer in written], SMALL, batch_rows=4)
+    assert_same([a for a in written if len(a.tokens) < 50], [s for a, s in zip(written, scored) if len(a.tokens) < 50])
+    assert sum(len(a.tokens) < 50 for a in written) >= 2
+
+
+@pytest.mark.slow
+def test_chances_of_all_next_tokens_make_one(model):
+    automaton = grammar.Grammar(VOCAB, SMALL)
+    may = np.flatnonzero(automaton.allowed(engine.place(automaton, [ROWS[0]]), jnp.array([99])))
+    given = [np.array([token], np.int32) for token in may]
+    scored = scoring.score(model, VOCAB, [ROWS[0]] * len(may), given, SMALL, batch_rows=4)
+    np.testing.assert_allclose(sum(np.exp(answer.logprob) for answer in scored), 1, atol=1e-5)
+    assert scoring.best(scored) == np.argmax([answer.logprob for answer in scored])
+    for bad in ([USER], [PIECE, BOA, EOS]):
+        with pytest.raises(errors.InputError, match="answer 0: token .* cannot follow"):
+            scoring.score(model, VOCAB, ROWS[:1] * 4, [np.array(bad, np.int32)] * 4, SMALL)
+    with pytest.raises(errors.InputError, match="answer 0: prompt and answer must have tokens, at most 128"):
+        scoring.score(model, VOCAB, ROWS[:1], [np.full(125, PIECE, np.int32)])

@@ -12,6 +12,7 @@ from flax import nnx
 
 from gemini_mini import config, errors, files, run, stream, vocab as vocabulary
 from gemini_mini.data import mixture, packing, rows
+from gemini_mini.decode import engine
 from gemini_mini.model import decoder
 from gemini_mini.tasks import pretrain
 from gemini_mini.tokenizers import audio, bundle, image, text
@@ -44,7 +45,7 @@ def experiment(world: Path, folder: Path) -> config.Experiment:
     task = pretrain.Pretrain(
         rows=str(world / "rows"), text_tokenizer=str(world / "text.model"), image_tokenizer=str(world / "i.st"),
         audio_tokenizer=str(world / "a.st"), stages=(mixture.Stage("all", 1.0, {"draw": 1.0}),),
-        model=decoder.DecoderConfig(depth=1, aspect=32, head_dim=16), batch_rows=8, hide_images=0.5)
+        model=decoder.DecoderConfig(depth=1, aspect=32, head_dim=16), batch_rows=8, hide_images=0.5, hide_prompts=0.1)
     return config.Experiment(task, optim.OptimConfig(kind="muon", lr=1e-2), loop.RunConfig(str(folder), steps=30))
 
 
@@ -114,6 +115,34 @@ def test_only_image_codes_are_hidden_and_in_a_share_that_varies_by_row(world):
     assert (hidden[changed] == vocabulary.PAD).all()
     share = changed.sum(1) / is_image.sum(1)
     assert share.min() < 0.2 and share.max() > 0.8 and 0.4 < share.mean() < 0.6
+
+
+def test_a_null_prompt_hides_what_the_user_says_in_whole_documents_that_draw(world):
+    task = experiment(world, Path("x")).task
+    word, code = task.tokenizers.vocab.text_start, task.tokenizers.vocab.image_start
+    bos, eos, user, model = vocabulary.BOS, vocabulary.EOS, vocabulary.USER, vocabulary.MODEL
+    picture = [vocabulary.BOI, vocabulary.size_id(1), vocabulary.size_id(1), code, vocabulary.EOL, vocabulary.EOI]
+    draws = [bos, user, word, *picture, model, word, user, word + 1, model, *picture, eos]
+    tells, plain = [bos, user, *picture, word, model, word, eos], [bos, word, *picture, eos]
+    row = np.array(draws + tells + draws + plain + [vocabulary.PAD] * 3, np.int32)
+    batch = jax.tree.map(jnp.asarray, packing.batch_of(np.tile(row, (64, 1))))
+
+    def hidden(share):
+        changed = dataclasses.replace(task, hide_prompts=share)._hide_prompts(batch.tokens, batch, jax.random.key(0))
+        return np.asarray(changed)
+
+    first, second = len(draws), len(draws) + len(tells)
+    expected = row.copy()
+    for start in (0, second):  # of each drawing document all but the roles and what the model says
+        expected[[start + i for i in (*range(2, 9), 12)]] = vocabulary.PAD
+    assert (hidden(1.0) == expected).all() and (hidden(0.0) == row).all()
+    prompt = np.array(draws[: draws.index(model, 12) + 1], np.int32)
+    np.testing.assert_array_equal(engine.null_prompt(prompt), expected[: len(prompt)])  # the sampler hides the same
+    some = hidden(0.3)
+    for start in (0, second):
+        part, whole = some[:, start : start + first], row[start : start + first]
+        is_hidden = (part == expected[start : start + first]).all(1)
+        assert (is_hidden | (part == whole).all(1)).all() and 0.1 < is_hidden.mean() < 0.5
 
 
 def test_a_target_counts_by_who_speaks_and_an_answers_end_as_its_words(world):

@@ -1,42 +1,28 @@
 """sample.py as a person runs it: what it writes, and one sentence for every mistake."""
 
-import dataclasses
+import base64
 import html.parser
+import io
+import json
 import os
+import pty
+import re
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 import soundfile
-from flax import nnx
 
-from gemini_mini import config, errors, files, nn, stream, vocab as vocabulary
-from gemini_mini.decode import page, prompt, terminal
-from gemini_mini.model import decoder
-from gemini_mini.tokenizers import audio, bundle, image, text
+import sample as sample_py
+from gemini_mini import api, errors, run, stream, talk, vocab as vocabulary
+from gemini_mini.decode import options, page, prompt, terminal
 
 REPOSITORY = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="session")
-def run_folder(tmp_path_factory):
-    """A run with random weights: it answers nonsense, but by the whole path."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    names = [folder / "tokenizers" / name for name in ("text.model", "image.safetensors", "audio.safetensors")]
-    files.write_bytes(names[0], text.train(["a cat and a dog, draw them: déjà 🐈"] * 9, 300).model_proto)
-    image.save(image.ImageTokenizer(image.ImageTokenizerConfig(num_codes=16, width=72, hidden=16), nnx.Rngs(0)), names[1])
-    audio.save(audio.AudioTokenizer(
-        audio.AudioTokenizerConfig(width=16, heads=2, layers=1, hidden=16, num_codes=8), nnx.Rngs(0)), names[2])
-    vocab = bundle.load(*names).vocab
-    settings = decoder.DecoderConfig(depth=1, aspect=32, head_dim=16, context_tokens=128)
-    model = decoder.Decoder(dataclasses.replace(settings, vocab_size=vocab.size), nnx.Rngs(0))
-    files.write_json(folder / "run.json", {"settings": {"task": {"model": config.to_json(settings)}}})
-    files.save_arrays(folder / "model.safetensors", {name: np.asarray(w) for name, w in nn.weights(model).items()},
-                      {"vocabulary": vocab.fingerprint})
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +78,7 @@ def test_answer_lands_on_the_terminal_and_in_a_fresh_page(run_folder, media, tmp
              "--num-samples", 2, "--max-tokens", 40, "--image-size", "8x4", "--temperature", 1.5)
     first, second = sample(*words, cwd=tmp_path), sample(*words, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    assert "first token after" in first.stderr and "tokens/s" in first.stderr
+    assert "tokens; first after" in first.stderr and "tokens/s" in first.stderr
     shown = Page((tmp_path / "out/tiny-1/index.html").read_text())
     assert "look <here>:" in shown.words and "40 out" not in shown.words
     assert len(shown.sources("audio")) == 1 and shown.sources("audio")[0].startswith("data:audio/wav;base64,UklGR")
@@ -113,7 +99,9 @@ def test_mistakes_are_one_sentence_and_exit_code_2(run_folder, media, tmp_path):
         ((run_folder, "what?", "missing.png"), "missing.png: no such file"),
         ((tmp_path, "hello"), "is no run folder"),
         ((run_folder, "hello", "--out", "full"), "full: must be new or empty"),
-        ((run_folder, "hello", "--image-size", "30x32"), "--image-size: must be WIDTHxHEIGHT, both multiples of 4"),
+        ((run_folder, "hello", "--image-size", "30x32"), "image size: must be WIDTHxHEIGHT, both multiples of 4"),
+        ((run_folder, "hello", "--guidance", "2"), "train it with task.hide_prompts=0.1"),
+        ((run_folder, "hello", "--interactive"), "only one of them can say what to answer"),
         ((run_folder, "hello", "--top-p", "2"), "top_p must be above 0 and at most 1, got 2.0"),
         ((run_folder, "hello " * 200), "shorten the prompt"),
     ):
@@ -153,23 +141,40 @@ def test_files_that_cannot_be_read_are_named(media):
         assert str(word) in str(caught.value)
 
 
-def test_image_size_is_width_by_height():
-    rules = prompt.drawing_rules("32x16", patch=4)
-    assert (rules.widths, rules.heights) == ((8,), (4,))
-    for bad in ("32", "x", "0x32", "33x32", "132x32", "32x-4", "a×b"):
-        with pytest.raises(errors.InputError, match="WIDTHxHEIGHT"):
-            prompt.drawing_rules(bad, patch=4)
+def test_options_are_the_samplers_settings():
+    chosen = options.Options(temperature=0.5, top_p=0.9, image={"temperature": 1, "top_k": 5}, image_size="32x16", guidance=2.0,
+                             modalities=("image", "audio"))
+    settings = chosen.settings(patch=4)
+    assert (settings.rules.widths, settings.rules.heights) == ((8,), (4,))
+    assert (settings.rules.has_text, settings.rules.has_images, settings.rules.has_audio, settings.rules.has_video) == (
+        False, True, True, False)
+    assert (settings.text.temperature, settings.text.top_k, settings.audio.top_p) == (0.5, 0, 0.9)
+    assert (settings.image.temperature, settings.image.top_k, settings.image.top_p) == (1, 5, 0.9)
 
 
-def test_typewriter_waits_for_whole_characters():
+@pytest.mark.parametrize("bad, sentence", [
+    *(({"image_size": size}, "WIDTHxHEIGHT") for size in ("32", "x", "0x32", "33x32", "132x32", "32x-4", "a×b")),
+    ({"image": {"heat": 1}}, "image: must be some of temperature, .* got heat"), ({"text": {"top_p": 2}}, "top_p must be"),
+    ({"modalities": ("text", "smell")}, "modalities: must be some of"), ({"best_of": 0}, "best_of"), ({"seed": -1}, "seed"),
+    ({"guidance": -1.0}, "guidance")])
+def test_bad_options_are_named(bad, sentence):
+    with pytest.raises(errors.InputError, match=sentence):
+        options.Options(**bad).settings(patch=4)
+
+
+def test_typewriter_waits_for_whole_characters_and_parts():
     vocab, shown = vocabulary.Vocab(256, 8, 8, "bytes"), []
-    writer = terminal.Typewriter(vocab, lambda ids: bytes(ids.tolist()).decode(errors="replace"), shown.append)
+    show = lambda part: shown.append(f"<{type(part).__name__} {part.codes.tolist()}>")
+    writer = terminal.Typewriter(vocab, lambda ids: bytes(ids.tolist()).decode(errors="replace"), shown.append, show)
     for byte in "né🐈!".encode():
         writer.add(np.array([byte + vocab.text_start], np.int32))
         assert "\ufffd" not in "".join(shown)
-    writer.add(np.array([vocabulary.BOI, vocabulary.size_id(1)], np.int32))
+    size, code, end = vocabulary.size_id, vocab.image_start, vocabulary.EOL
+    writer.add(np.array([vocabulary.BOI, size(2), size(1), code + 3, end], np.int32))
+    assert "".join(shown) == "né🐈!", "half a picture is not shown"
+    writer.add(np.array([code + 5, end, vocabulary.EOI, vocabulary.BOA, vocab.audio_start + 7, vocabulary.EOA], np.int32))
     writer.add(np.array([*(np.array(list(b"then \xff")) + vocab.text_start), vocabulary.EOS], np.int32))
-    assert "".join(shown) == "né🐈![picture]then \ufffd"
+    assert "".join(shown) == "né🐈!<Grid [[3], [5]]><Sound [7]>then \ufffd"
 
 
 def test_terminal_is_not_commanded_by_an_answer():
@@ -177,8 +182,74 @@ def test_terminal_is_not_commanded_by_an_answer():
 
 
 def test_terminal_picture_has_half_the_lines():
-    lines = terminal.picture(np.full((5, 3, 3), 7, np.uint8)).splitlines()
+    lines = terminal.blocks(np.full((5, 3, 3), 7, np.uint8)).splitlines()
     assert len(lines) == 3 and all(line.count("▀") == 3 for line in lines)
+
+
+RAINBOW = np.random.default_rng(0).integers(0, 2, (5, 7, 3)).astype(np.uint8) * np.uint8(255)  # 0 and 255 only: exact in percent
+
+
+def test_kitty_and_iterm_are_sent_the_picture_as_png():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    commands = terminal.picture(noise, "kitty").removesuffix("\n").split("\x1b\\")[:-1]
+    heads, chunks = zip(*(command.removeprefix("\x1b_G").split(";") for command in commands))
+    assert heads[0] == "a=T,f=100,q=2,m=1" and set(heads[1:-1]) == {"m=1"} and heads[-1] == "m=0"
+    assert max(map(len, chunks)) <= 4096 and len(chunks) > 2
+    head, data = terminal.picture(noise, "iterm").removesuffix("\x07\n").split(":")
+    assert head == "\x1b]1337;File=inline=1;width=256px;height=256px"
+    for encoded in ("".join(chunks), data):
+        shown = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(encoded, validate=True))))
+        assert (shown == noise.repeat(4, 0).repeat(4, 1)).all()
+
+
+def read_sixel(text):
+    """Pixels of a sixel picture, by the terminal's rules."""
+    raster, body = re.fullmatch(r'\x1bPq"1;1;(\d+;\d+)(.*)\x1b\\', text).groups()
+    width, height = map(int, raster.split(";"))
+    canvas, palette, colour, x, top = np.zeros((height + 6, width, 3)), {}, None, 0, 0
+    for number, rgb, count, char in re.findall(r"#(\d+)(?:;2;([\d;]+))?|(?:!(\d+))?([?-~]|[$-])", body):
+        if rgb:
+            palette[number] = np.array([int(c) * 2.55 for c in rgb.split(";")])
+        elif number:
+            colour = palette[number]
+        elif char in "$-":
+            x, top = 0, top + 6 * (char == "-")
+        else:
+            for _ in range(int(count or 1)):
+                for bit in range(6):
+                    if (ord(char) - 63) >> bit & 1:
+                        canvas[top + bit, x] = colour
+                x += 1
+    return canvas[:height]
+
+
+def test_sixel_is_read_back_by_its_rules():
+    image = PIL.Image.fromarray(RAINBOW.repeat(3, 0))
+    np.testing.assert_allclose(read_sixel(terminal.sixel(image)), np.asarray(image), atol=0.01)
+
+
+def test_protocol_is_what_the_terminal_says(monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    for environment, expected in (
+        ({"TERM": "xterm-kitty"}, "kitty"), ({"TERM_PROGRAM": "iTerm.app"}, "iterm"), ({"COLORTERM": "truecolor"}, "blocks"),
+        ({"TERM": "xterm-kitty", "TMUX": "1", "COLORTERM": "24bit"}, "blocks"), ({"TERM": "dumb"}, "none"),
+    ):
+        assert terminal.protocol(environment) == expected
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
+    assert terminal.protocol({"TERM": "xterm-kitty"}) == "none"
+
+
+@pytest.mark.parametrize("answer, expected", [(b"\x1b[?62;4;22c", True), (b"\x1b[?62;14;22c", False), (b"", False)])
+def test_a_terminal_is_asked_for_sixel(answer, expected):
+    ours, theirs = pty.openpty()
+    try:
+        asked = threading.Thread(target=lambda: os.read(ours, 64) == b"\x1b[c" and os.write(ours, answer))
+        asked.start()
+        assert terminal.has_sixel(theirs) is expected
+        asked.join()
+    finally:
+        os.close(ours), os.close(theirs)
 
 
 def test_page_is_self_contained_and_safe(tmp_path):
@@ -201,3 +272,91 @@ def test_folders_are_never_reused(tmp_path, monkeypatch):
     page.fresh_folder(tmp_path / "mine", "demo").joinpath("file").touch()
     with pytest.raises(errors.InputError, match="must be new or empty"):
         page.fresh_folder(tmp_path / "mine", "demo")
+
+
+# --- the command inside this process: programs, batches, a chat -------------------------------
+
+
+@pytest.fixture
+def command(run_folder, tmp_path, monkeypatch, capsys):
+    """Run sample.py with words and standard input; what it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "keep_compiled", lambda: None)
+
+    def call(*words, typed=""):
+        monkeypatch.setattr(sys, "argv", ["sample.py", str(run_folder), *map(str, words)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        sample_py.main()
+        return capsys.readouterr().out
+
+    return call
+
+
+SHORT = ("--max-tokens", "24", "--image-size", "8x8", "--temperature", "1")
+
+
+def test_json_is_the_answer_in_parts_and_stdin_gives_the_prompt(command, tmp_path, media):
+    how = ("--num-samples", 2, "--modalities", "image", *SHORT)
+    lines = command("--json", *how, typed=f"draw\n\n{media / 'red.png'}\n").splitlines()
+    assert len(lines) == 2
+    for index, line in enumerate(map(json.loads, lines)):
+        assert line["prompt"] == ["draw", str(media / "red.png")] and line["index"] == index and line["logprob"] < 0
+        for part in line["answer"]:
+            assert PIL.Image.open(tmp_path / part["picture"]).size == (8, 8)
+    assert any("picture" in part for line in map(json.loads, lines) for part in line["answer"])
+    shown = Page((tmp_path / "out/tiny-1/index.html").read_text())
+    assert len(shown.sources("img")) == 1 + sum("picture" in p for line in map(json.loads, lines) for p in line["answer"])
+    # A person reads the same answer, with the same picture.
+    told = command("draw", media / "red.png", *how)
+    assert all(part["picture"].replace("tiny-1", "tiny-2") in told for part in json.loads(lines[0])["answer"])
+    assert (tmp_path / "out/tiny-1/picture-1.png").read_bytes() == (tmp_path / "out/tiny-2/picture-1.png").read_bytes()
+
+
+def test_a_batch_answers_every_line_in_order(command, tmp_path, media):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(f'"one"\n["two", "{media / "red.png"}"]\n\n{{"parts": ["three"]}}\n')
+    lines = [json.loads(line) for line in command("--prompts", prompts, *SHORT).splitlines()]
+    assert [line["prompt"][0] for line in lines] == ["one", "two", "three"]
+    assert [line["index"] for line in lines] == [0, 1, 2]
+    for bad, sentence in (("{", "line 1: must be JSON"), ('"a"\n[1]', "line 2: must be a text, a list"), ("", "holds no prompt"),
+                          ('["x", "gone.png"]', "line 1: gone.png: no such file")):
+        prompts.write_text(bad)
+        with pytest.raises(errors.InputError, match=sentence):
+            command("--prompts", prompts)
+
+
+def test_a_chat_remembers_and_survives_mistakes(command, tmp_path, capsys, monkeypatch):
+    prompts, answer = [], api.Model.answer
+
+    def spy(self, ids, *rest):
+        prompts.append(ids[0])
+        return answer(self, ids, *rest)
+
+    monkeypatch.setattr(api.Model, "answer", spy)
+    said = command("--interactive", "--json", *SHORT, typed="hello\nlook at gone.png\nand now\n/new\nagain\n/quit\nnever\n")
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert [line["prompt"] for line in lines] == [["hello"], ["and", "now"], ["again"]]
+    assert prompts[1][: len(prompts[0])].tolist() == prompts[0].tolist() and len(prompts[2]) < len(prompts[1])
+    turns = [attributes["class"] for tag, attributes in Page((tmp_path / "out/tiny-1/index.html").read_text()).tags
+             if attributes.get("class", "").startswith("turn")]
+    assert turns == ["turn user", "turn model"] * 3
+
+
+def test_a_typed_line_may_name_files_with_spaces():
+    assert prompt.split(r"  what is   my\ cat.png ? ") == ["what", "is", "my cat.png", "?"]
+
+
+def test_ctrl_c_keeps_whole_parts_and_twice_ends(command, tmp_path, monkeypatch):
+    add = terminal.Typewriter.add
+
+    def interrupted(self, tokens):
+        add(self, tokens)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(terminal.Typewriter, "add", interrupted)
+    (line,) = map(json.loads, command("hello", "--json", *SHORT).splitlines())
+    assert line["stopped"] is True and line["tokens"] <= 2 and (tmp_path / "out/tiny-1/index.html").is_file()
+    with pytest.raises(KeyboardInterrupt), talk.Stop():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "memory"}, {"files", "progress"}, {"vocab", "parallel"}, {"stream", "nn"}, {"tokenizers"}, {"data", "model"},
-    {"train", "decode"}, {"evals"}, {"tasks"}, {"config"}, {"run", "replay", "supervise"}, {"report"}, {"cards", "plan"},
+    {"train", "decode"}, {"evals"}, {"tasks"}, {"config"}, {"run", "replay", "supervise"}, {"api"}, {"talk"}, {"report"},
+    {"cards", "plan"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted((ROOT / "gemini_mini").rglob("*.py"))
@@ -72,8 +73,10 @@ def test_nothing_runs_what_a_user_hands_in():
 
 
 def test_the_sampling_path_stays_light_and_tensorflow_stays_out():
-    script = "import sys, sample; print([m for m in ('tensorflow', 'orbax', 'tensorflow_datasets', 'tensorboardX', 'grain') if m in sys.modules])"
+    script = "import sys, sample; print([m for m in ('tensorflow', 'orbax', 'tensorflow_datasets', 'tensorboardX', 'grain', 'scipy.signal') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+    script = "import sys, gemini_mini; assert 'jax' not in sys.modules and callable(gemini_mini.load)"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=True)
     script = "import sys, train; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=True)

@@ -70,3 +70,8 @@ def batch_of(tokens: Int32[np.ndarray, "B T"]) -> Batch:
     speaker = np.select([role == vocabulary.USER, role == vocabulary.MODEL], [USER, MODEL], NOBODY)
     return Batch(tokens.astype(np.int32), positions.astype(np.int32), segments.astype(np.int32),
                  targets.astype(np.int32), same.astype(np.float32), speaker.astype(np.int32))
+
+
+def is_said_by_user(tokens, speaker):
+    """What a null prompt hides: all that the user says and shows, but not the mark of the role. Of numpy or jax arrays."""
+    return (speaker == USER) & (tokens != vocabulary.USER)

@@ -1,17 +1,18 @@
-"""Answers from a model: one prefill, one compiled loop, one cache through all modalities.
+"""Answers from a model: one reading of the prompt, one compiled loop, one cache through all modalities.
 
 Every row of the batch carries its own state: its place in the grammar, its position, its budget
 and its key. One turn of the loop, for all rows at once, whatever each is in the middle of:
 
     last token -> model, cache -> logits -> grammar's mask -> sample -> advance
 
-Prompts are padded on the right. A padded slot of the cache is never seen: a query looks at slots
-up to its own position, and the row overwrites each slot as it gets there. The first turn feeds
-the last token of the prompt again, so that prefill needs no sampling of its own.
+Where every row's next token is forced (the end of a line, a size that is given) the logits are
+not even computed. A row's answer depends on its prompt, the seed and its index alone, not on the
+rows beside it. With a callback the same loop runs in short blocks, and text streams to the reader.
 
-A row's answer depends on its prompt, the seed and its index alone, not on the rows beside it.
-With a callback the same loop runs in short blocks, and text streams to the reader.
-Next: sample.py, where a person calls this.
+With guidance each row has a twin in the same cache, which has read the same prompt with the user's
+words hidden; image codes are drawn from cond + (scale - 1) (cond - null), so that what the words
+change counts more. Paper: classifier-free guidance, Ho and Salimans 2022, arXiv 2207.12598.
+Next: scoring.py, ../api.py, where a person calls this.
 """
 
 import dataclasses
@@ -22,16 +23,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float32, Int32, Key
+from jaxtyping import Array, Bool, Float, Float32, Int32, Key, UInt32
 
 from gemini_mini import errors, stream, vocab as vocabulary
-from gemini_mini.decode import grammar, sampling
-from gemini_mini.model import attention, decoder
+from gemini_mini.data import packing
+from gemini_mini.decode import grammar, reading, sampling
+from gemini_mini.model import decoder
 from gemini_mini.vocab import Vocab
 
 STREAM_TOKENS = 8  # between two calls of the callback
-PROMPT_TOKENS = 32  # prompts are padded to 32, 64, 128, ... tokens: few shapes, few compilations
 CACHE_MULTIPLE = 64
+CONVERSATION_SLOTS = 1024  # room of a conversation's cache, so that every turn runs the same program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Settings:
 
     text: sampling.Sampling = sampling.Sampling()  # also borders and sizes of parts
     image: sampling.Sampling = sampling.Sampling()  # image codes
+    audio: sampling.Sampling = sampling.Sampling()  # audio codes, and where they end
+    guidance: float = 1.0  # of image codes; 1 is none, and costs nothing
     rules: grammar.Rules = grammar.Rules()
     max_tokens: int = 512  # per answer, EOS included
     seed: int = 0
@@ -51,28 +55,36 @@ class Settings:
                                     f"got {self.max_tokens} and {self.batch_rows}")
         if not 0 <= self.seed < 2**32:
             raise errors.InputError(f"sampling: seed must be from 0 to 2^32 - 1, got {self.seed}")
+        if not 0 <= self.guidance < float("inf"):
+            raise errors.InputError(f"sampling: guidance must be 0 or more, got {self.guidance}; 1 is none")
 
 
 class Answer(NamedTuple):
     """What follows the prompt, up to and with EOS.
 
-    `logprobs` are the model's own, under the grammar but before temperature and cuts; 0 where
-    the grammar left no choice.
+    `logprobs` are the model's own, under the grammar but before penalty, guidance, temperature and
+    cuts; 0 where the grammar left no choice.
     """
 
     tokens: Int32[np.ndarray, "T"]
     logprobs: Float32[np.ndarray, "T"]
 
+    @property
+    def logprob(self) -> float:
+        """The log-likelihood of the whole answer."""
+        return float(self.logprobs.sum(dtype=np.float64))
+
 
 class State(NamedTuple):
-    """The loop's whole state; every answer starts in column 0."""
+    """The loop's whole state; every answer starts in column 0. A guided cache holds the twins below the rows."""
 
-    cache: tuple[attention.LayerCache, ...]
+    cache: reading.Cache
     grammar: grammar.GrammarState
     token: Int32[Array, "B"]  # the last one, not yet in the cache
     position: Int32[Array, "B"]  # of that token
     budget: Int32[Array, "B"]  # tokens that may still be written
     keys: Key[Array, "B"]
+    is_used: Bool[Array, "B V"]  # ids of text, pictures and sounds that the answer holds
     tokens: Int32[Array, "B T"]  # the answers, PAD after EOS
     logprobs: Float32[Array, "B T"]
     num_tokens: Int32[Array, ""]  # columns written
@@ -82,47 +94,82 @@ class State(NamedTuple):
         return self.grammar.mode == stream.DONE
 
 
+class How(NamedTuple):
+    """The numbers of `Settings` as arrays: other numbers run the same program."""
+
+    controls: sampling.Controls  # of text, image codes and audio codes
+    guidance: Float32[Array, ""]
+
+
 def generate(
     model: decoder.Decoder,
     vocab: Vocab,
     prompts: Sequence[Int32[np.ndarray, "_"]],
     settings: Settings = Settings(),
-    on_tokens: Callable[[int, Int32[np.ndarray, "_"]], None] | None = None,
+    on_tokens: Callable[[int, Int32[np.ndarray, "_"]], object] | None = None,
+    memory: reading.Memory | None = None,
 ) -> list[Answer]:
     """Answer every prompt; `on_tokens(index of the prompt, new tokens)` is called every few tokens.
 
-    Prompts of like length are decoded together. Raises: InputError when a prompt breaks the
-    grammar or leaves no room for an answer.
+    When it returns True all stops there, and answers hold the whole parts written so far. What a
+    `memory` holds is not read again, and it is given what is read and written here.
+    Prompts of like length are decoded together, and a prompt that is given several times is read
+    once. Where the weights are on a mesh, rows are dealt over it.
+
+    Raises: InputError when a prompt breaks the grammar or leaves no room for an answer.
     """
     rules = grammar.Grammar(vocab, settings.rules)
     # The longest first: what is too long or too large fails at once, not at the end.
-    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
-    answers: dict[int, Answer] = {}
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i].tobytes()))
+    answers = [Answer(np.array([vocabulary.EOS], np.int32), np.zeros(1, np.float32))] * len(prompts)
+    known, is_stopped = memory or reading.Memory(), False
     for first in range(0, len(prompts), settings.batch_rows):
-        indices = by_length[first : first + settings.batch_rows]
+        indices, later = order[first : first + settings.batch_rows], order[first + settings.batch_rows :]
+        is_again = later and np.array_equal(prompts[later[0]], prompts[indices[-1]])
         if first:  # the last batch is filled up, so that one compiled program serves them all
             indices += indices[-1:] * (settings.batch_rows - len(indices))
-        state = _begin(model, rules, [prompts[i] for i in indices], indices, settings)
-        state = _finish(model, rules, state, indices, settings, on_tokens)
-        for index, tokens, logprobs in zip(indices, np.asarray(state.tokens), np.asarray(state.logprobs)):
-            length = int(np.argmax(tokens == vocabulary.EOS)) + 1
-            answers[index] = Answer(tokens[:length], logprobs[:length])
-    return [answers[index] for index in range(len(prompts))]
+        indices += indices[-1:] * (-len(indices) % reading.num_parts(model))
+        batch = [prompts[i] for i in indices]
+        state = _begin(model, rules, batch, indices, settings, known, memory is not None)
+        state, is_stopped = _finish(model, rules, state, indices, settings, on_tokens)
+        tokens, logprobs = np.asarray(state.tokens)[:, : int(state.num_tokens)], np.asarray(state.logprobs)
+        for row, index in enumerate(indices):
+            answers[index] = _cut(prompts[index], tokens[row], logprobs[row])
+            if memory is not None or is_again and row == len(indices) - 1:
+                num_read = int(state.position[row])  # where it was stopped, its last token is not in the cache yet
+                for twin, prompt in enumerate(_with_null(batch[row], settings)):
+                    written = np.concatenate([prompt, answers[index].tokens[:-1]])[:num_read]
+                    known.keep(written, state.cache, row + twin * len(batch))
+        if is_stopped:
+            break
+    return answers
 
 
-def _begin(model, rules, prompts, indices, settings) -> State:
-    """Check one batch of prompts, read them into a fresh cache and place every row."""
-    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+def null_prompt(prompt: Int32[np.ndarray, "T"]) -> Int32[np.ndarray, "T"]:
+    """The same prompt with the user's words and pictures hidden, as in training with `hide_prompts`."""
+    speaker = packing.batch_of(prompt[None]).speaker[0]
+    return np.where(packing.is_said_by_user(prompt, speaker), vocabulary.PAD, prompt).astype(np.int32)
+
+
+def with_one_end(logits: Float32[Array, "B V"]) -> Float32[Array, "B V"]:
+    """An answer ends where the document does or where the user speaks next: EOS gets the odds of both."""
+    either = jnp.logaddexp(logits[:, vocabulary.EOS], logits[:, vocabulary.USER])
+    return logits.at[:, vocabulary.EOS].set(either)
+
+
+def _with_null(prompt: Int32[np.ndarray, "T"], settings: Settings) -> list[Int32[np.ndarray, "T"]]:
+    """The prompt and, with guidance, its twin."""
+    return [prompt] if settings.guidance == 1 else [prompt, null_prompt(prompt)]
+
+
+def _begin(model, rules, prompts, indices, settings, memory, is_conversation) -> State:
+    """Check one batch of prompts, place every row and read them."""
+    tokens, lengths = _side_by_side(prompts)
     context = model.config.context_tokens
-    padded = PROMPT_TOKENS
-    while padded < lengths.max():
-        padded *= 2
-    tokens = np.zeros((len(prompts), padded), np.int32)
-    for row, prompt in zip(tokens, prompts):
-        row[: len(prompt)] = prompt
-    budgets = np.minimum(settings.max_tokens, context - lengths).astype(np.int32)
-    places = _place(rules, tokens, lengths)
-    modes, needs = np.asarray(places.mode), np.asarray(rules.need(places))
+    budgets = np.minimum(settings.max_tokens, context - lengths)
+    columns = int(budgets.max())
+    state, needs = _start(rules, tokens, lengths, budgets, np.array(indices), np.uint32(settings.seed), max(1, columns))
+    modes, needs = np.asarray(state.grammar.mode), np.asarray(needs)
     for index, length, budget, mode, need in zip(indices, lengths, budgets, modes, needs):
         if length == 0 or mode in (grammar.REJECTED, stream.DONE):
             raise errors.InputError(f"prompt {index}: must be the beginning of a document, BOS first and no EOS; "
@@ -131,35 +178,64 @@ def _begin(model, rules, prompts, indices, settings) -> State:
             raise errors.InputError(
                 f"prompt {index}: the answer needs at least {need} tokens, but the prompt has {length} of the "
                 f"model's {context} and max_tokens is {settings.max_tokens}; shorten the prompt or raise max_tokens")
-    columns = int(budgets.max())
-    slots = max(padded, min(padded + columns, context))
-    cache = _prefill(model, tokens, -(-slots // CACHE_MULTIPLE) * CACHE_MULTIPLE)
-    batch = len(prompts)
-    return State(
-        cache, places, jnp.asarray(tokens[np.arange(batch), lengths - 1]), jnp.asarray(lengths - 1),
-        jnp.asarray(budgets), _keys(jax.random.key(settings.seed), jnp.asarray(indices)),
-        jnp.zeros((batch, columns), jnp.int32), jnp.zeros((batch, columns)), jnp.int32(0))
+    slots = num_slots(min(tokens.shape[1] + columns, context), context, is_conversation)
+    twins = [_with_null(prompt, settings) for prompt in prompts]
+    cache = reading.read(model, [prompt for half in zip(*twins) for prompt in half], slots, memory)
+    return reading.deal(state._replace(cache=cache), model)
 
 
-def _finish(model, rules, state, indices, settings, on_tokens) -> State:
-    """Run the loop until every row is done: in one piece, or in short ones to stream."""
+def num_slots(needed: int, context: int, is_conversation: bool = False) -> int:
+    """Room for `needed` positions, of few different sizes: at most four between a power of two and the next."""
+    if is_conversation:
+        needed = min(context, max(CONVERSATION_SLOTS, reading.power(needed)))
+    step = max(CACHE_MULTIPLE, 1 << max(0, needed.bit_length() - 3))
+    return -(-needed // step) * step
+
+
+def _finish(model, rules, state, indices, settings, on_tokens) -> tuple[State, bool]:
+    """Run the loop until every row is done, in one piece or in short ones to stream; whether it was stopped."""
+    how = How(sampling.controls([settings.text, settings.image, settings.audio]), np.float32(settings.guidance))
     if on_tokens is None:
-        return _decode(model, state, np.int32(settings.max_tokens), rules, settings.text, settings.image)
-    while not np.all(state.is_done):
+        return _decode(model, state, np.int32(settings.max_tokens), rules, how), False
+    while not np.all(np.asarray(state.grammar.mode) == stream.DONE):
         start = int(state.num_tokens)
         limit = np.int32(start + STREAM_TOKENS if start else 1)  # the first one at once
-        state = _decode(model, state, limit, rules, settings.text, settings.image)
+        state = _decode(model, state, limit, rules, how)
         rows = np.asarray(state.tokens)[:, start : int(state.num_tokens)]
         for index, row in dict(zip(indices, rows)).items():
-            if (new := row[row != vocabulary.PAD]).size:
-                on_tokens(index, new)
-    return state
+            if (new := row[row != vocabulary.PAD]).size and on_tokens(index, new) is True:
+                return state, True
+    return state, False
+
+
+def _cut(prompt: Int32[np.ndarray, "_"], tokens: Int32[np.ndarray, "T"], logprobs: Float32[np.ndarray, "_"]) -> Answer:
+    """What a row wrote up to its EOS, or when it was stopped before: its whole parts, and an EOS."""
+    if (ends := np.flatnonzero(tokens == vocabulary.EOS)).size:
+        return Answer(tokens[: ends[0] + 1], logprobs[: ends[0] + 1])
+    ids = np.concatenate([prompt, tokens])
+    opens, closes = ((vocabulary.BOI, vocabulary.BOA, vocabulary.BOV), (vocabulary.EOI, vocabulary.EOA, vocabulary.EOV))
+    is_whole = np.cumsum(np.isin(ids, opens).astype(int) - np.isin(ids, closes)) == 0
+    length = max(0, int(np.flatnonzero(is_whole)[-1]) + 1 - len(prompt))
+    return Answer(np.append(tokens[:length], vocabulary.EOS).astype(np.int32),
+                  np.append(logprobs[:length], 0).astype(np.float32))
+
+
+def place(rules: grammar.Grammar, prompts: Sequence[Int32[np.ndarray, "_"]]) -> grammar.GrammarState:
+    """Where the grammar stands at the end of each prompt."""
+    return _place(rules, *_side_by_side(prompts))
+
+
+def _side_by_side(prompts: Sequence[Int32[np.ndarray, "_"]]) -> tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "B"]]:
+    """The prompts padded to one length, and the length of each."""
+    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+    tokens = np.zeros((len(prompts), reading.padded(int(lengths.max()))), np.int32)
+    for row, prompt in zip(tokens, prompts):
+        row[: len(prompt)] = prompt
+    return tokens, lengths
 
 
 @functools.partial(jax.jit, static_argnames="rules")
 def _place(rules: grammar.Grammar, tokens: Int32[Array, "B T"], lengths: Int32[Array, "B"]) -> grammar.GrammarState:
-    """Where the grammar stands at the end of each prompt."""
-
     def read(state: grammar.GrammarState, column: tuple[Array, Array]) -> tuple[grammar.GrammarState, None]:
         tokens, position = column
         after = rules.advance(state, tokens)
@@ -169,48 +245,68 @@ def _place(rules: grammar.Grammar, tokens: Int32[Array, "B T"], lengths: Int32[A
     return jax.lax.scan(read, grammar.start(tokens.shape[0]), columns)[0]
 
 
-@functools.partial(jax.jit, static_argnames="slots")
-def _prefill(model: decoder.Decoder, tokens: Int32[Array, "B T"], slots: int) -> tuple[attention.LayerCache, ...]:
-    """A cache of `slots` positions that has read the prompts. Attends within them, then grows."""
-    batch, length = tokens.shape
-    positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
-    _, cache = model.step(tokens, positions, model.init_cache(batch, length))
-    return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, slots - length), (0, 0), (0, 0))), cache)
+@functools.partial(jax.jit, static_argnames=("rules", "columns"))
+def _start(
+    rules: grammar.Grammar, tokens: Int32[Array, "B T"], lengths: Int32[Array, "B"], budgets: Int32[Array, "B"],
+    indices: Int32[Array, "B"], seed: UInt32[Array, ""], columns: int,
+) -> tuple[State, Int32[Array, "B"]]:
+    """The state before the prompts are read, and the fewest tokens that finish each row.
+
+    One key per prompt, the same in any batch.
+    """
+    places, batch = _place(rules, tokens, lengths), len(tokens)
+    last = jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
+    return State(
+        (), places, last, lengths - 1, budgets, keys, jnp.zeros((batch, rules.vocab.size), bool),
+        jnp.zeros((batch, columns), jnp.int32), jnp.zeros((batch, columns)), jnp.int32(0)), rules.need(places)
 
 
-@jax.jit
-def _keys(key: Key[Array, ""], indices: Int32[Array, "B"]) -> Key[Array, "B"]:
-    """One key per prompt, the same in any batch."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-
-
-def _with_one_end(logits: Float32[Array, "B V"]) -> Float32[Array, "B V"]:
-    """An answer ends where the document does or where the user speaks next: EOS gets the odds of both."""
-    either = jnp.logaddexp(logits[:, vocabulary.EOS], logits[:, vocabulary.USER])
-    return logits.at[:, vocabulary.EOS].set(either)
-
-
-@functools.partial(jax.jit, static_argnames=("rules", "text", "image"), donate_argnames="state")
-def _decode(
-    model: decoder.Decoder, state: State, limit: Int32[Array, ""], rules: grammar.Grammar,
-    text: sampling.Sampling, image: sampling.Sampling,
-) -> State:
+@functools.partial(jax.jit, static_argnames="rules", donate_argnames="state")
+def _decode(model: decoder.Decoder, state: State, limit: Int32[Array, ""], rules: grammar.Grammar, how: How) -> State:
     """Turn until `limit` columns are written or every row is done."""
+    batch = state.token.shape[0]
+    halves = state.cache[0].k.shape[0] // batch  # two with guidance
+    is_content = rules.vocab.modality_of(np.arange(rules.vocab.size)) > vocabulary.CONTROL
 
     def turn(state: State) -> State:
-        hidden, cache = model.step(state.token[:, None], state.position[:, None], state.cache)
-        allowed = rules.allowed(state.grammar, state.budget)
-        logits = jnp.where(allowed, _with_one_end(model.logits(hidden)[:, 0]), -jnp.inf)
-        keys = jax.vmap(jax.random.fold_in)(state.keys, state.position)
-        token = sampling.sample(logits, keys, text)
-        if image != text:
-            in_image = state.grammar.mode == stream.CODE
-            token = jnp.where(in_image, sampling.sample(logits, keys, image), token)
-        logprob = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)
-        is_open = ~state.is_done
+        feed = lambda x: jnp.tile(x, halves)[:, None]
+        hidden, cache = model.step(feed(state.token), feed(state.position), state.cache)
+        is_open = rules.open_groups(state.grammar, state.budget)
+        forced = rules.forced(is_open)
+        choose = lambda: _choose(model, hidden[:, 0], rules.spread(is_open), state, how)
+        skip = lambda: (forced, jnp.zeros(batch))
+        token, logprob = jax.lax.cond(jnp.all(forced >= 0), skip, choose)
+        is_alive = ~state.is_done
+        is_new = jnp.asarray(is_content) & (jnp.arange(rules.vocab.size) == token[:, None])
         return State(
-            cache, rules.advance(state.grammar, token), token, state.position + is_open, state.budget - is_open,
-            state.keys, state.tokens.at[:, state.num_tokens].set(token),
-            state.logprobs.at[:, state.num_tokens].set(logprob[:, 0]), state.num_tokens + 1)
+            cache, rules.advance(state.grammar, token), token, state.position + is_alive, state.budget - is_alive,
+            state.keys, state.is_used | is_new, state.tokens.at[:, state.num_tokens].set(token),
+            state.logprobs.at[:, state.num_tokens].set(logprob), state.num_tokens + 1)
 
     return jax.lax.while_loop(lambda state: (state.num_tokens < limit) & ~jnp.all(state.is_done), turn, state)
+
+
+def _choose(
+    model: decoder.Decoder, hidden: Float[Array, "_ D"], allowed: Bool[Array, "B V"], state: State, how: How
+) -> tuple[Int32[Array, "B"], Float32[Array, "B"]]:
+    """The next token of each row, and its log-probability."""
+    logits, *null = jnp.split(model.logits(hidden), hidden.shape[0] // allowed.shape[0])
+    mode = state.grammar.mode
+    is_code, is_sound = mode == stream.CODE, (mode == stream.SOUND) | (mode == stream.SOUND_START)
+    controls = how.controls.of(jnp.select([is_code, is_sound], [1, 2], 0))
+    wanted = with_one_end(logits)
+    logprobs = jax.nn.log_softmax(jnp.where(allowed, wanted, -jnp.inf))
+    if null:
+        wanted = jnp.where(is_code[:, None], guide(logits, null[0], how.guidance), wanted)
+    wanted = jnp.where(allowed, sampling.penalise(wanted, state.is_used, controls), -jnp.inf)
+    keys = jax.vmap(jax.random.fold_in)(state.keys, state.position)
+    token = sampling.sample(wanted, keys, controls)
+    return token, jnp.take_along_axis(logprobs, token[:, None], axis=1)[:, 0]
+
+
+def guide(
+    logits: Float32[Array, "B V"], null: Float32[Array, "B V"], scale: Float32[Array, ""]
+) -> Float32[Array, "B V"]:
+    """Classifier-free guidance; exactly `logits` at a scale of 1."""
+    return logits + (scale - 1) * (logits - null)

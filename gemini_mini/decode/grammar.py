@@ -120,12 +120,26 @@ class Grammar:
 
         At least one id is allowed whenever `need(state) <= budget`. A finished row is given PAD.
         """
-        group_of, examples, opened = self._groups()
+        return self.spread(self.open_groups(state, budget))
+
+    def open_groups(self, state: GrammarState, budget: Int32[Array, "B"]) -> Bool[Array, "B group"]:
+        """The same by groups of ids that the grammar cannot tell apart."""
+        _, examples, opened = self._groups()
         after = jax.vmap(lambda token: self.need(self.advance(state, jnp.full_like(state.mode, token))),
                          out_axes=1)(jnp.asarray(examples))  # B group
         fits = (after < budget[:, None]) | (state.mode == stream.DONE)[:, None]
-        mask = jnp.asarray(opened)[state.mode] & fits & (state.mode >= 0)[:, None]
-        return mask[:, group_of]
+        return jnp.asarray(opened)[state.mode] & fits & (state.mode >= 0)[:, None]
+
+    def spread(self, is_open: Bool[Array, "B group"]) -> Bool[Array, "B V"]:
+        """From groups to their ids."""
+        return is_open[:, self._groups()[0]]
+
+    def forced(self, is_open: Bool[Array, "B group"]) -> Int32[Array, "B"]:
+        """The one id that may come next: the end of a line, a size the rules fix, ...; -1 where there is a choice."""
+        group_of, examples, _ = self._groups()
+        group = jnp.argmax(is_open, axis=-1)
+        is_only = (jnp.sum(is_open, axis=-1) == 1) & jnp.asarray(np.bincount(group_of) == 1)[group]
+        return jnp.where(is_only, jnp.asarray(examples)[group], -1)
 
     def _groups(self) -> tuple[Int32[np.ndarray, "V"], Int32[np.ndarray, "group"], Bool[np.ndarray, "mode group"]]:
         """Ids the grammar cannot tell apart: the group of each, one of each, and who may open it.

@@ -5,11 +5,11 @@ Everything else is text. A name with a known suffix that does not exist is a mis
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from gemini_mini import errors, stream, vocab as vocabulary
-from gemini_mini.decode import grammar
+from gemini_mini import errors, stream
 from gemini_mini.tokenizers import audio_io, image_io
 
 PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
@@ -37,24 +37,24 @@ def read(words: Sequence[str], patch: int) -> stream.Document:
             parts.append(stream.Audio(audio_io.read_audio(word)))
         elif kind:
             parts.append(stream.Video(*image_io.read_video(word, multiple=patch)))
-        elif parts and isinstance(parts[-1], stream.Text):
-            parts[-1] = stream.Text(f"{parts[-1].text} {word}")
         else:
             parts.append(stream.Text(word))
-    return parts
+    return join(parts)
 
 
-def drawing_rules(size: str | None, patch: int) -> grammar.Rules:
-    """Text and pictures; of any size, or all of `size`, which is "WIDTHxHEIGHT" in pixels."""
-    if size is None:
-        return grammar.Rules()
-    width, _, height = size.lower().partition("x")
-    most = vocabulary.MAX_SIZE * patch
-    if not (width.isdecimal() and height.isdecimal()
-            and all(patch <= int(side) <= most and int(side) % patch == 0 for side in (width, height))):
-        raise errors.InputError(f"--image-size: must be WIDTHxHEIGHT, both multiples of {patch} from {patch} to {most}, "
-                                f"got {size!r}; for example {8 * patch}x{8 * patch}")
-    return grammar.Rules(heights=(int(height) // patch,), widths=(int(width) // patch,))
+def split(line: str) -> list[str]:
+    """A typed line as words; a space in the name of a file is written "\\ "."""
+    return [word.replace("\\ ", " ") for word in re.split(r"(?<!\\) +", line.strip()) if word]
+
+
+def join(parts: stream.Document) -> stream.Document:
+    """The same with neighbouring texts joined by a space."""
+    joined: stream.Document = []
+    for part in parts:
+        if joined and isinstance(part, stream.Text) and isinstance(joined[-1], stream.Text):
+            part = stream.Text(f"{joined.pop().text} {part.text}")
+        joined.append(part)
+    return joined
 
 
 def _kind(word: str) -> str:

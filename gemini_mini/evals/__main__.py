@@ -22,7 +22,7 @@ import rich.table
 from data_prep import documents, worlds
 from gemini_mini import errors, files, memory
 from gemini_mini import run as run_lib
-from gemini_mini.decode import engine, grammar
+from gemini_mini.decode import engine, grammar, reading, sampling
 from gemini_mini.evals import album as album_lib
 from gemini_mini.evals import answerer, suite
 
@@ -52,7 +52,7 @@ def evaluate(run_folder: Path, world_folder: Path | None, settings: suite.Settin
     world_folder = world_folder or Path(run.settings["task"]["rows"]).parent / "world"
     world = worlds.embedded(world_folder)
     key = files.hash_json([files.hash_bytes((run_folder / "model.safetensors").read_bytes()), run.tokenizers.vocab.fingerprint,
-                           world.fingerprint, dataclasses.asdict(settings), temperature, files.code_hash(suite, documents, engine, grammar)])
+                           world.fingerprint, dataclasses.asdict(settings), temperature, files.code_hash(suite, documents, engine, grammar, reading, sampling)])
     done = run_folder / "evals_detail.json"
     if done.is_file() and (saved := files.read_json(done)).get("key") == key:
         print(f"reused {done} (same model, world and questions)")

@@ -37,6 +37,7 @@ class Pretrain:
     user_weight: float = 1.0  # of what the user says: a question is given, not to be guessed
     answer_text_weight: float = 1.0  # of the model's words: few beside the codes of a picture
     hide_images: float = 0.0  # hide codes of the pictures it draws from the input, up to this share of a row's
+    hide_prompts: float = 0.0  # of the documents that draw, this share does so without what the user says: for guidance
 
     @cached_property
     def tokenizers(self) -> bundle.Tokenizers:
@@ -65,7 +66,11 @@ class Pretrain:
 
     def loss(self, module: decoder.Decoder, batch: packing.Batch, key) -> tuple[jax.Array, dict[str, jax.Array]]:
         vocab = self.vocab
-        tokens = batch.tokens if key is None else self._hide(batch.tokens, batch.speaker, key)
+        tokens = batch.tokens
+        if key is not None:
+            tokens = self._hide(tokens, batch.speaker, key)
+        if key is not None and self.hide_prompts:
+            tokens = self._hide_prompts(tokens, batch, jax.random.fold_in(key, 1))
         hidden = module(tokens, batch.positions, batch.segments)
         nats, log_z = loss.of_targets(decoder.logits, parallel.gathered(module.embed[...], "V D"), hidden, batch.targets)
         return loss.next_token(nats, log_z, batch.targets, batch.has_target, self._scale(batch), vocab)
@@ -93,6 +98,19 @@ class Pretrain:
         hide = jax.random.uniform(key, tokens.shape) < level
         is_drawn = (speaker != packing.USER) & (self.vocab.modality_of(tokens) == vocabulary.IMAGE)
         return jnp.where(hide & is_drawn, vocabulary.PAD, tokens)
+
+    def _hide_prompts(self, tokens: Int[Array, "B T"], batch: packing.Batch, key: PRNGKeyArray) -> Int[Array, "B T"]:
+        """Replace what the user says by padding in some documents whose answer holds a picture.
+
+        So the model learns what pictures are like when nothing is asked for: the null prompt of classifier-free
+        guidance (arXiv 2207.12598, section 3), which the sampler makes in the same way.
+        """
+        is_drawn = (batch.speaker == packing.MODEL) & (batch.tokens == vocabulary.BOI)
+        row = jnp.arange(tokens.shape[0])[:, None]
+        draws = jnp.zeros(tokens.shape, bool).at[row, batch.segments].max(is_drawn)
+        chosen = jnp.where(draws, jax.random.uniform(key, tokens.shape), 1.0) < self.hide_prompts
+        hide = jnp.take_along_axis(chosen, batch.segments, axis=1) & packing.is_said_by_user(batch.tokens, batch.speaker)
+        return jnp.where(hide, vocabulary.PAD, tokens)
 
     def evals(self, module: decoder.Decoder) -> dict[str, float]:
         """Validation loss of each source and modality in nats per token."""

@@ -348,7 +348,7 @@ def load(path: str | Path) -> AudioTokenizer:
         raise errors.InputError(f"{path}: is no audio tokenizer of this version ({error}); train it again") from None
     shape = jax.eval_shape(lambda: AudioTokenizer(config, nnx.Rngs(0)))
     try:
-        return nn.with_weights(shape, {name: jnp.asarray(array) for name, array in arrays.items()})
+        return nn.with_weights(shape, jax.device_put(arrays))
     except errors.InputError as error:
         raise errors.InputError(f"{path}: is an audio tokenizer of another version, train it again ({error})") from None
 

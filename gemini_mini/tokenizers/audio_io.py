@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from jaxtyping import Float, Float32
-from scipy import signal
 
 from gemini_mini import errors, files
 from gemini_mini.tokenizers import logmel
@@ -79,6 +78,8 @@ def read_blocks(
 
 def resample(samples: Float[np.ndarray, "samples"], rate_hz: int) -> Float32[np.ndarray, "resampled"]:
     """Bring sound to 16 kHz without aliases, and within [-1, 1]."""
+    from scipy import signal  # half a second, which answers without sound at another rate need not wait for
+
     up, down = _ratio(rate_hz)
     if up != down:
         samples = signal.resample_poly(samples, up, down)

@@ -53,7 +53,7 @@ class Tokenizers(NamedTuple):
         return [[encode(part) for part in document] for document in documents]
 
     def decode_parts(self, parts: list[stream.EncodedPart]) -> stream.Document:
-        """Text and pictures back from codes; sounds and clips have no decoder here and are left out."""
+        """Text, pictures and sounds back from codes; a clip comes as its times and frames in turn."""
         document: stream.Document = []
         for part in parts:
             match part:
@@ -62,8 +62,12 @@ class Tokenizers(NamedTuple):
                 case stream.Pieces(ids):
                     document.append(stream.Text(self.text.decode(ids)))
                 case stream.Grid(codes):
-                    pixels = np.asarray(self.image.decode(codes[None]))[0]
-                    document.append(stream.Image((pixels * 255 + 0.5).clip(0, 255).astype(np.uint8)))
+                    document.append(stream.Image(image.decode_many(self.image, codes[None])[0]))
+                case stream.Sound(codes):
+                    document.append(stream.Audio(audio.resynthesise(self.audio, codes)))
+                case stream.Clip(times, grids):
+                    frames = [part for time, grid in zip(times, grids) for part in (stream.Pieces(time), grid)]
+                    document.extend(self.decode_parts(frames))
         return document
 
     def _add_grids(self, parts: list[stream.Part], known: dict[str, stream.Grid | stream.Sound]) -> None:

@@ -245,4 +245,4 @@ def load(path: str | Path) -> ImageTokenizer:
         raise errors.InputError(f"{path}: is no image tokenizer of this version ({error}); "
                                 "train it again") from None
     shape = jax.eval_shape(lambda: ImageTokenizer(config, nnx.Rngs(0)))
-    return nn.with_weights(shape, {name: jnp.asarray(array) for name, array in arrays.items()})
+    return nn.with_weights(shape, jax.device_put(arrays))

@@ -42,6 +42,11 @@ def read_image(path: str | Path, multiple: int = 4, size: int = 32) -> UInt8[np.
     return _pixels(path, image, _target(image, multiple, size))
 
 
+def fit(image: Image.Image, multiple: int = 4, size: int = 32) -> UInt8[np.ndarray, "height width 3"]:
+    """A picture in memory as `read_image` gives one from a file."""
+    return _pixels("picture", image, _target(image, multiple, size))
+
+
 def read_video(
     path: str | Path, num_frames: int = 4, size: int = 16, multiple: int = 4
 ) -> tuple[UInt8[np.ndarray, "frames height width 3"], Float[np.ndarray, "frames"]]:

@@ -1,0 +1,194 @@
+"""A trained model in a few names: parts in, parts out.
+
+    import gemini_mini
+
+    model = gemini_mini.load("runs/demo")
+    answer = model.generate(["Draw: red heart"])            # a list of parts; shows itself in Jupyter
+    model.generate(["Two ideas:", "blue_cat.png", pixels], temperature=0.7, image={"temperature": 1.0})
+    model.score(["cat.png", "What is it?"], ["cat", "dog"])  # an answer and its likelihood for each
+    chat = model.chat()
+    chat.send(["Draw: cat"])
+    chat.send(["Now a dog."])                                # reads only what is new
+
+A part is a text or the path of a file, as on the command line; a `pathlib.Path`; a Pillow picture;
+an array (height, width, 3) of uint8, or samples of float32 at 16 kHz; or a part of `stream`.
+Options are those of `options.Options`. Next: decode/engine.py.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from jax.sharding import Mesh
+from jaxtyping import Int32
+
+from gemini_mini import errors, run as run_lib, stream, vocab as vocabulary
+from gemini_mini.decode import engine, options as options_lib, page, prompt, reading, scoring
+from gemini_mini.tokenizers import image_io
+
+
+class Picture(stream.Image):
+    """A picture that shows itself in Jupyter."""
+
+    def _repr_html_(self) -> str:
+        return page.part(self)
+
+
+class Sound(stream.Audio):
+    """A sound that Jupyter plays."""
+
+    def _repr_html_(self) -> str:
+        return page.part(self)
+
+
+class Answer(list):
+    """The parts of an answer, and how likely the model found it."""
+
+    def __init__(self, parts: Sequence[stream.Part], written: engine.Answer):
+        """`tokens`, `logprobs` of each and `logprob` of the whole, in nats, are those of `written`."""
+        shown = {stream.Image: Picture, stream.Audio: Sound}
+        super().__init__(shown.get(type(part), type(part))(*part) for part in parts)
+        self.tokens, self.logprobs, self.logprob = written.tokens, written.logprobs, written.logprob
+
+    @property
+    def text(self) -> str:
+        """Its texts, one after another."""
+        return "".join(part.text for part in self if isinstance(part, stream.Text))
+
+    def _repr_html_(self) -> str:
+        return f"<style>{page.STYLE}</style>{page.conversation([stream.Role('model'), *self])}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained run. Make one with `load`."""
+
+    run: run_lib.Run
+
+    def generate(self, parts: Sequence, **options) -> Answer:
+        """Answer one prompt. Raises: InputError when a part or an option cannot be used."""
+        return self.generate_many([parts], **options)[0]
+
+    def generate_many(
+        self, prompts: Sequence[Sequence], on_tokens: Callable[[int, Int32[np.ndarray, "_"]], object] | None = None, **options
+    ) -> list[Answer]:
+        """Answer many prompts at once; a prompt given several times is answered anew each time, and read once.
+
+        `on_tokens(index, tokens)` hears answers as they are written, and stops them by returning True; not
+        with `best_of`, which chooses among answers that are whole.
+        """
+        return self.answer([self.encode(parts) for parts in prompts], options_lib.Options(**options), on_tokens)
+
+    def score(self, parts: Sequence, answers: Sequence[Sequence | str], **options) -> list[Answer]:
+        """Each given answer, parts or a text, and its likelihood after the prompt: the choices of a question."""
+        ids = self.encode(parts)
+        rules = options_lib.Options(**options).settings(self._patch).rules
+        given = [self._documents([answer] if isinstance(answer, str) else answer)[0] for answer in answers]
+        rendered = [stream.render(document, self._vocab)[1:] for document in given]
+        return [self._show(scored) for scored in
+                scoring.score(self.run.model, self._vocab, [ids] * len(rendered), rendered, rules)]
+
+    def chat(self, **options) -> "Chat":
+        """A conversation that remembers what was said; `options` hold for every turn."""
+        return Chat(self, options)
+
+    def encode(self, parts: Sequence) -> Int32[np.ndarray, "T"]:
+        """The ids of a prompt: the user's turn and the mark of the model's."""
+        (document,) = self._documents(parts)
+        return stream.render([stream.Role("user"), *document, stream.Role("model")], self._vocab, is_prompt=True)
+
+    def answer(
+        self, prompts: Sequence[Int32[np.ndarray, "_"]], options: options_lib.Options,
+        on_tokens: Callable | None = None, memory: reading.Memory | None = None,
+    ) -> list[Answer]:
+        """Answer prompts of ids; see `engine.generate`."""
+        if options.guidance != 1 and not self.run.settings["task"].get("hide_prompts"):
+            raise errors.InputError(f"guidance: needs a model trained with null prompts, and {self.run.folder} is not; "
+                                    "train it with task.hide_prompts=0.1, or leave guidance at 1")
+        if options.best_of > 1 and on_tokens:
+            raise errors.InputError("best_of: chooses among whole answers, so it cannot be heard as it is written; "
+                                    "leave out one of them")
+        settings = options.settings(self._patch)
+        drawn = engine.generate(self.run.model, self._vocab, [ids for ids in prompts for _ in range(options.best_of)],
+                                settings, on_tokens, memory)
+        groups = [drawn[first : first + options.best_of] for first in range(0, len(drawn), options.best_of)]
+        return [self._show(group[scoring.best(group)]) for group in groups]
+
+    @property
+    def _vocab(self) -> vocabulary.Vocab:
+        return self.run.tokenizers.vocab
+
+    @property
+    def _patch(self) -> int:
+        return self.run.tokenizers.image.config.patch
+
+    def _documents(self, parts: Sequence) -> list[list[stream.EncodedPart]]:
+        return self.run.tokenizers.encode_documents([read(parts, self._patch)])
+
+    def _show(self, answer: engine.Answer) -> Answer:
+        parts = stream.parse(np.append(np.int32(vocabulary.BOS), answer.tokens), self._vocab)
+        return Answer(self.run.tokenizers.decode_parts(parts), answer)
+
+
+class Chat:
+    """Turns in a row. When the context is full the oldest turns are forgotten."""
+
+    def __init__(self, model: Model, options: dict):
+        self.model, self.options = model, options
+        self.document: stream.Document = []  # all that was said
+        self.turns: list[Int32[np.ndarray, "_"]] = []  # the ids that are still remembered
+        self.memory = reading.Memory()
+
+    def send(self, parts: Sequence, on_tokens: Callable | None = None, **options) -> Answer:
+        """Say something and get the answer; `options` hold for this turn."""
+        chosen = options_lib.Options(**self.options | options)
+        question = self.model.encode(parts)[1:]  # BOS stands before the first turn only
+        context = self.model.run.model.config.context_tokens
+        turns = [*self.turns, question]
+        while len(turns) > 1 and 1 + sum(map(len, turns)) + min(chosen.max_tokens, context // 2) > context:
+            turns.pop(0)
+        ids = np.concatenate([[vocabulary.BOS], *turns]).astype(np.int32)
+        (answer,) = self.model.answer([ids], chosen, on_tokens, self.memory)
+        self.turns = [*turns[:-1], np.concatenate([question, answer.tokens[:-1]])]
+        said = read(parts, self.model.run.tokenizers.image.config.patch)
+        self.document += [stream.Role("user"), *said, stream.Role("model"), *answer]
+        return answer
+
+    def _repr_html_(self) -> str:
+        return f"<style>{page.STYLE}</style>{page.conversation(self.document)}"
+
+
+def load(folder: str | Path, mesh: Mesh | None = None) -> Model:
+    """A finished run, ready to answer, over a mesh of devices if one is given. Compiled programs are kept for the next time.
+
+    Raises: InputError when the folder is no run, is unfinished, or mixes vocabularies.
+    """
+    run_lib.keep_compiled()
+    return Model(run_lib.load(folder, mesh))
+
+
+def read(parts: Sequence, patch: int) -> stream.Document:
+    """Parts of any kind as a document. Raises: InputError when one is none of them, or cannot be read."""
+    if isinstance(parts, str | os.PathLike):
+        raise errors.InputError(f"parts: must be a list, got {parts!r}; write [{parts!r}]")
+    document: stream.Document = []
+    for part in parts:
+        match part:
+            case str() | os.PathLike():
+                document += prompt.read([os.fspath(part)], patch)
+            case stream.Text() | stream.Image() | stream.Audio() | stream.Video():
+                document.append(part)
+            case PIL.Image.Image():
+                document.append(stream.Image(image_io.fit(part, patch)))
+            case np.ndarray() if part.dtype == np.uint8 and part.ndim == 3 and part.shape[2] == 3:
+                document.append(stream.Image(image_io.fit(PIL.Image.fromarray(part), patch)))
+            case np.ndarray() if part.dtype == np.float32 and part.ndim == 1:
+                document.append(stream.Audio(part))
+            case _:
+                what = f"an array {part.shape} of {part.dtype}" if isinstance(part, np.ndarray) else type(part).__name__
+                raise errors.InputError(f"parts: must be texts, paths, pictures (height, width, 3) of uint8 or samples of "
+                                        f"float32, got {what}; convert it")
+    return prompt.join(document)
