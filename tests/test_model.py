@@ -126,7 +126,7 @@ def test_loss_against_numpy():
     targets = rng.integers(0, vocab.end, (2, 6)).astype(np.int32)
     weights = rng.integers(0, 2, (2, 6)).astype(np.float32)
     scale = rng.uniform(0.1, 3.0, (2, 6)).astype(np.float32)
-    found = loss.of_targets(lambda embed, hidden: hidden, jnp.zeros((1, 1)), jnp.array(logits), jnp.array(targets))
+    found = loss.of_targets(lambda embed, hidden: hidden, jnp.zeros((1, vocab.size)), jnp.array(logits), jnp.array(targets))
     got, metrics = loss.next_token(*found, *map(jnp.array, (targets, weights, scale)), vocab)
     log_z = np.log(np.exp(logits.astype(np.float64)).sum(-1))
     nats = log_z - np.take_along_axis(logits, targets[..., None], -1)[..., 0]
