@@ -252,7 +252,7 @@ def test_the_command_serves_and_ctrl_c_ends_it(run_folder, tmp_path):
             tab.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b"200 OK" in tab.recv(100)
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0 and process.stdout.read() == ""
+            assert process.wait(300) == 0 and process.stdout.read() == ""  # it waits for what is being compiled
 
 
 @pytest.mark.slow
@@ -272,8 +272,8 @@ def test_a_person_in_a_browser(desk, door, tmp_path):
         tab.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
         tab.on("pageerror", lambda error: faults.append(str(error)))
         tab.goto(f"http://127.0.0.1:{door}")
-        told = lambda number: tab.wait_for_function(
-            f"document.querySelectorAll('.turn.model > .note, .turn.model > .error').length == {number} && send.textContent == 'Send'")
+        tab.set_default_timeout(120_000)
+        told = lambda number: tab.locator(".turn.model > .note:not(.waiting), .turn.model > .error").nth(number - 1).wait_for()
         tab.click("summary")
         tab.fill("[name=temperature]", "1.5")
         tab.fill("[name=image_size]", "16x8")
@@ -293,7 +293,7 @@ def test_a_person_in_a_browser(desk, door, tmp_path):
         tab.wait_for_selector("#record.on")
         time.sleep(0.4)
         tab.click("#record")
-        tab.wait_for_function("parts.length == 4")
+        tab.locator("#parts button").nth(3).wait_for()
         tab.fill("#text", "and?")
         tab.click("#send")
         told(2)

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "memory"}, {"files", "progress"}, {"vocab"}, {"stream", "nn"}, {"parallel", "tokenizers"}, {"data", "model"},
-    {"train", "decode"}, {"evals"}, {"tasks"}, {"config"}, {"run"}, {"api"}, {"talk"}, {"report"}, {"cards"},
+    {"train", "decode"}, {"evals"}, {"tasks"}, {"config"}, {"run"}, {"api"}, {"talk", "serve"}, {"report"}, {"cards"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted((ROOT / "gemini_mini").rglob("*.py"))

@@ -13,6 +13,7 @@ Next: page/page.js.
 """
 
 import asyncio
+import contextlib
 import html
 import json
 from collections.abc import AsyncIterator
@@ -63,7 +64,12 @@ def make_app(desk: desk_lib.Desk) -> Starlette:
         question = await read_question(request)
         events: asyncio.Queue[dict | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        is_stopped = desk.ask(question, lambda event: loop.call_soon_threadsafe(events.put_nowait, event))
+
+        def tell(event: dict | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the program has ended, and the loop with it: nobody listens
+                loop.call_soon_threadsafe(events.put_nowait, event)
+
+        is_stopped = desk.ask(question, tell)
 
         async def lines() -> AsyncIterator[str]:
             try:

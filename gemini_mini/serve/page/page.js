@@ -108,6 +108,7 @@ class Answer {
     this.seed = seed;
     this.shown = []; // pictures and sounds, by their number
     this.waiting = this.note("…");
+    this.waiting.className += " waiting";
   }
 
   tell(event) {
