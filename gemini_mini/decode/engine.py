@@ -167,8 +167,8 @@ def _begin(model, rules, prompts, indices, settings, memory, is_conversation) ->
     tokens, lengths = _side_by_side(prompts)
     context = model.config.context_tokens
     budgets = np.minimum(settings.max_tokens, context - lengths)
-    columns = int(budgets.max())
-    state, needs = _start(rules, tokens, lengths, budgets, np.array(indices), np.uint32(settings.seed), max(1, columns))
+    columns = min(settings.max_tokens, context)  # not by the prompts: one program for all lengths
+    state, needs = _start(rules, tokens, lengths, budgets, np.array(indices), np.uint32(settings.seed), columns)
     modes, needs = np.asarray(state.grammar.mode), np.asarray(needs)
     for index, length, budget, mode, need in zip(indices, lengths, budgets, modes, needs):
         if length == 0 or mode in (grammar.REJECTED, stream.DONE):
