@@ -347,7 +347,7 @@ def test_a_typed_line_may_name_files_with_spaces():
 
 
 def test_ctrl_c_keeps_whole_parts_and_twice_ends(command, tmp_path, monkeypatch):
-    add = terminal.Typewriter.add
+    before, add = signal.getsignal(signal.SIGINT), terminal.Typewriter.add
 
     def interrupted(self, tokens):
         add(self, tokens)
@@ -359,4 +359,4 @@ def test_ctrl_c_keeps_whole_parts_and_twice_ends(command, tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt), talk.Stop():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
