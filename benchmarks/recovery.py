@@ -1,6 +1,6 @@
 """Recovery from storage against recovery from memory: the same job, killed at the same steps.
 
-    python benchmarks/recovery.py --steps 120 --failures 3 --folder /tmp/recovery
+    python benchmarks/recovery.py --steps 120 --failures 3 --folder runs/recovery
 
 Two processes train a decoder of 3.3M parameters on random rows (this file is the config too). At chosen steps one of
 them is killed, its keeper with it. "storage" saves every 20 steps and has nothing else; "memory" copies to two keepers

@@ -17,7 +17,8 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from flax import nnx  # noqa: E402
 
-from gemini_mini import config, files, nn  # noqa: E402
+import gemini_mini  # noqa: E402
+from gemini_mini import config, files, nn, run  # noqa: E402
 from gemini_mini.model import decoder  # noqa: E402
 from gemini_mini.tokenizers import audio, bundle, image, text  # noqa: E402
 
@@ -38,3 +39,11 @@ def run_folder(tmp_path_factory):
     files.save_arrays(folder / "model.safetensors", {name: np.asarray(w) for name, w in nn.weights(model).items()},
                       {"vocabulary": vocab.fingerprint})
     return folder
+
+
+@pytest.fixture(scope="session")
+def model(run_folder):
+    """As `gemini_mini.load` gives it, but nothing is kept in the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "keep_compiled", lambda: None)
+        return gemini_mini.load(run_folder)

@@ -7,19 +7,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-import gemini_mini
-from gemini_mini import api, errors, run, stream, vocab as vocabulary
+from gemini_mini import api, errors, stream, vocab as vocabulary
 from gemini_mini.decode import page, reading
 
 SHORT = {"max_tokens": 24, "image_size": "8x8", "temperature": 1.0}
-
-
-@pytest.fixture(scope="module")
-def model(run_folder):
-    """As `gemini_mini.load` gives it, but nothing is kept in the user's home."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "keep_compiled", lambda: None)
-        return gemini_mini.load(run_folder)
 
 
 @pytest.fixture

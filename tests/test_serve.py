@@ -20,7 +20,7 @@ import pytest
 import soundfile
 
 import gemini_mini
-from gemini_mini import run, stream
+from gemini_mini import stream
 from gemini_mini.decode import engine
 
 testclient = pytest.importorskip("starlette.testclient", reason="pip install -e '.[serve,dev]'")
@@ -28,13 +28,6 @@ from gemini_mini.serve import __main__ as serve, desk as desk_lib, web  # noqa: 
 
 ORIGIN = "http://127.0.0.1"
 HOW = {"temperature": 1.5, "image_size": "16x8", "modalities": ("text", "image", "audio")}  # the same everywhere: one program
-
-
-@pytest.fixture(scope="module")
-def model(run_folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "keep_compiled", lambda: None)
-        return gemini_mini.load(run_folder)
 
 
 @pytest.fixture
@@ -257,7 +250,7 @@ def test_the_command_serves_and_ctrl_c_ends_it(run_folder, tmp_path):
 
 @pytest.mark.slow
 def test_a_person_in_a_browser(desk, door, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[browser]'")
     (tmp_path / "sound.wav").write_bytes(wav())
     has_picture = lambda answer: any(isinstance(part, stream.Image) for part in answer)
     seed = next(seed for seed in range(30) if has_picture(desk.model.generate(["draw <b>"], seed=seed, **HOW)))
@@ -267,7 +260,7 @@ def test_a_person_in_a_browser(desk, door, tmp_path):
                 executable_path=shutil.which("chromium"),
                 args=["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"])
         except playwright.Error as error:
-            pytest.skip(f"no browser: {error}")
+            pytest.skip(f"needs Chromium (playwright install chromium): {error}")
         tab = browser.new_context(permissions=["microphone"]).new_page()
         asked, faults = [], []
         tab.on("request", lambda request: asked.append(request.url))
