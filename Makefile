@@ -43,8 +43,9 @@ own: .venv/installed
 	$(BIN)/python train.py configs/own.py run.budget=$(BUDGET)
 	@echo 'done: $(BIN)/python sample.py runs/own PICTURE "What is it?" (data/own/world/report.txt names what it has never seen)'
 
+# Most of the time of the fast tests is compiling: without XLA's optimizations it is less than half (tests/conftest.py). The slow ones have them.
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m slow

@@ -1,6 +1,6 @@
 """What the image tokenizer keeps of held-out pictures, and what JPEG, WebP and AVIF need for as much.
 
-    python -m benchmarks.image_codecs runs/laptop-image-16384/image.safetensors data/laptop/world --split valid
+    python -m benchmarks.image_codecs runs/laptop-image-16384/image.safetensors data/laptop/world
 
 For each picture every codec is given the lowest quality at which its PSNR is at least ours. Headers
 are left out: the bytes of an all-white picture's file, same size and settings, are subtracted. JPEG
@@ -28,6 +28,7 @@ from gemini_mini import errors
 from gemini_mini.tasks import image_tokenizer as task
 from gemini_mini.tokenizers import image
 
+SPLITS = ("valid", "test_concept")
 CODECS = {"JPEG 4:2:0": ("JPEG", {"subsampling": 2}), "JPEG 4:4:4": ("JPEG", {"subsampling": 0}),
           "WebP": ("WEBP", {"method": 6}), "AVIF": ("AVIF", {"speed": 4})}
 PHOTOGRAPHS = (data.astronaut, data.coffee, data.chelsea, data.rocket, data.hubble_deep_field,
@@ -103,7 +104,7 @@ def recognition(world: emoji_world.World, split: str, tokenizer: image.ImageToke
     drawn = image.decode_many(tokenizer, image.encode_many(tokenizer, everything))
     asked, truth = labelled(split)
     again = image.decode_many(tokenizer, image.encode_many(tokenizer, asked))
-    print(f"classifier of {len(set(groups))} groups, {len(pictures)} training pictures: says the same of "
+    print(f"{split}: classifier of {len(set(groups))} groups, {len(pictures)} training pictures: says the same of "
           f"{np.mean(model.predict(flat(everything)) == model.predict(flat(drawn))):.1%} of {len(everything)} drawings; "
           f"right on {np.mean(model.predict(flat(asked)) == truth):.1%} of {len(asked)} labelled originals and "
           f"{np.mean(model.predict(flat(again)) == truth):.1%} of their drawings")
@@ -113,18 +114,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Quality of an image tokenizer beside picture codecs.")
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("world", type=Path)
-    parser.add_argument("--split", default="valid", choices=("valid", "test_concept"))
     parser.add_argument("--sheet", type=Path, help="PNG of originals above drawings")
     parser.add_argument("--prior-steps", type=int, default=1000, help="training of the entropy coder")
     args = parser.parse_args()
     tokenizer, world = image.load(args.tokenizer), emoji_world.load(args.world)
-    pictures = np.asarray(world.pictures[world.items_in(args.split)])
     photos = photographs()
     tiles = image.to_patches(photos, TILE_PIXELS).reshape(-1, TILE_PIXELS, TILE_PIXELS, 3)
     our_bytes = (TILE_PIXELS // tokenizer.config.patch) ** 2 * math.log2(tokenizer.config.num_codes) / 8
     prior = image_prior.Prior(tokenizer)
     prior.train(np.asarray(world.pictures[world.items_in("train")]), args.prior_steps)
-    for name, originals in ((args.split, pictures), ("photographs", photos), ("tiles", np.asarray(tiles))):
+    held_out = [(split, np.asarray(world.pictures[world.items_in(split)])) for split in SPLITS]
+    for name, originals in (*held_out, ("photographs", photos), ("tiles", np.asarray(tiles))):
         codes = image.encode_many(tokenizer, originals)
         drawn = image.decode_many(tokenizer, codes)
         quality(name, originals, drawn)
@@ -138,7 +138,8 @@ def main() -> None:
             sheet = np.concatenate([np.concatenate(list(p[few]), axis=1) for p in (originals, drawn)])
             Image.fromarray(sheet).resize((3 * sheet.shape[1], 3 * sheet.shape[0]), Image.Resampling.NEAREST).save(
                 args.sheet.with_stem(f"{args.sheet.stem}-{name}"))
-    recognition(world, args.split, tokenizer)
+    for split in SPLITS:
+        recognition(world, split, tokenizer)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,14 @@ def document(length: int, seed: int) -> np.ndarray:
     return np.concatenate([[vocabulary.BOS], body, [vocabulary.EOS]]).astype(np.int32)
 
 
+@jax.jit
+def forward(module, tokens, positions, segments):
+    return module.logits(module(tokens, positions, segments))
+
+
 def logits_of(module, tokens: np.ndarray) -> np.ndarray:
     batch = packing.batch_of(tokens)
-    return np.asarray(module.logits(module(jnp.array(tokens), jnp.array(batch.positions), jnp.array(batch.segments))))
+    return np.asarray(forward(module, tokens, batch.positions, batch.segments))
 
 
 def numpy_attention(q, k, v, segments):
@@ -49,7 +54,7 @@ def test_attention_equals_the_textbook(kv_heads, monkeypatch):
     q = rng.normal(size=(2, 13, 4, 8)).astype(np.float32)
     k, v = rng.normal(size=(2, 2, 13, kv_heads, 8)).astype(np.float32)
     segments = np.array([[1] * 4 + [2] * 6 + [3] * 3, [1] * 13])
-    got = attention.attend_packed(*map(jnp.array, (q, k, v, segments)))
+    got = jax.jit(attention.attend_packed)(q, k, v, segments)
     np.testing.assert_allclose(got, numpy_attention(q, k, v, segments), atol=1e-5)
 
 
@@ -76,7 +81,7 @@ def test_no_logit_depends_on_a_later_token_or_another_document():
         for block in module.blocks:
             x = block(x, jnp.array(batch.positions), jnp.array(batch.segments))
         return x
-    jacobian = jax.jacobian(lambda e: hidden(e).sum(-1)[0])(jnp.zeros((1, 24, CONFIG.width)))
+    jacobian = jax.jit(jax.jacobian(lambda e: hidden(e).sum(-1)[0]))(jnp.zeros((1, 24, CONFIG.width)))
     reach = np.abs(np.asarray(jacobian)).sum(-1)[:, 0] > 0  # [query, input]
     segments = batch.segments[0]
     for t, s in np.ndindex(24, 24):
@@ -98,10 +103,10 @@ def test_packed_logits_are_those_of_each_document_alone():
 def test_cached_steps_equal_the_full_forward_pass():
     module, tokens = model(kv_heads=2), np.stack([document(16, 1), document(16, 2)])
     full = logits_of(module, tokens)
-    cache, got = module.init_cache(2, 20), []
+    step, cache, got = jax.jit(type(module).step), module.init_cache(2, 20), []
     for start, size in ((0, 7), (7, 1), (8, 1), (9, 7)):
         positions = jnp.broadcast_to(jnp.arange(start, start + size), (2, size))
-        hidden, cache = module.step(jnp.array(tokens[:, start : start + size]), positions, cache)
+        hidden, cache = step(module, tokens[:, start : start + size], positions, cache)
         got.append(module.logits(hidden))
     np.testing.assert_allclose(np.concatenate(got, axis=1), full, atol=1e-4)
 
@@ -115,7 +120,7 @@ def test_num_params_counts_the_arrays(changes):
 def test_logits_and_loss_are_float32_in_bfloat16_models():
     module = model(dtype="bfloat16")
     ids = jnp.ones((1, 4), jnp.int32)
-    hidden = module(ids, ids, ids)
+    hidden = jax.jit(type(module).__call__)(module, ids, ids, ids)
     assert hidden.dtype == jnp.bfloat16 and module.logits(hidden).dtype == jnp.float32
 
 
