@@ -1,6 +1,6 @@
 """An hour of speech through the audio tokenizer as a stream: times real time, memory, and agreement.
 
-    python benchmarks/audio_stream.py runs/demo-audio/audio.safetensors --world data/demo/world
+    python -m benchmarks.audio_stream runs/demo-audio/audio.safetensors --world data/demo/world
 
 The speech is the world's clips said one after another. `alike` is the share of codes of a minute
 that are those of the minute encoded in one piece: cut into chunks, and handed over second by second.
@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import products
 from gemini_mini import errors
+from gemini_mini.plan import hlo
 from gemini_mini.tasks import audio_tokenizer
 from gemini_mini.tokenizers import audio, logmel
 
@@ -31,11 +33,18 @@ def main() -> None:
     clips = [clip.samples for clip in audio_tokenizer.read_world(args.world).clips]
     minute = np.concatenate(clips)[: 60 * RATE].astype(np.float32) / 32768
 
-    piece = np.asarray(jax.jit(audio.AudioTokenizer.encode)(tokenizer, minute[None], jnp.array([len(minute)])))[0]
+    asked = tokenizer, minute[None], jnp.array([len(minute)])
+    encode = jax.jit(audio.AudioTokenizer.encode).lower(*asked).compile()
+    piece = np.asarray(encode(*asked))[0]
     cut = audio.encode_clip(tokenizer, minute)
     streamed = np.concatenate(list(audio.encode_stream(tokenizer, np.split(minute, 60))))
     print(f"a code hears {tokenizer.config.reach} codes to either side; alike: in chunks {np.mean(cut == piece):.2%}, "
           f"as a stream {np.mean(streamed == piece):.2%} of {len(piece)}")
+
+    begin = time.perf_counter()
+    np.asarray(encode(*asked))
+    spent, of_products = time.perf_counter() - begin, products.seconds(hlo.count(encode.as_text(), {}, {}).flops)
+    print(f"a minute in one piece: {spent:.3f} s, of which products of matrices at the speed of a large one {of_products / spent:.0%}")
 
     for batch_chunks in (1, 8):
         list(audio.encode_stream(tokenizer, [minute], batch_chunks))  # compiles

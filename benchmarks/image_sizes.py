@@ -9,9 +9,9 @@ import argparse
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 
+from benchmarks import products
 from data_prep import emoji_world, pictures
 from gemini_mini import errors, nn
 from gemini_mini.tasks import image_tokenizer as task
@@ -38,13 +38,8 @@ def speed(tokenizer: image.ImageTokenizer, originals: np.ndarray) -> None:
             spent.append(time.perf_counter() - begin)
         print(f"{name}: {len(originals) / min(spent):.0f} pictures/s")
     flops = 2 * codes.size * sum(w.size for w in nn.weights(tokenizer).values())
-    square = np.ones((2048, 2048), np.float32)
-    product = jax.jit(lambda a: a @ a)
-    product(square).block_until_ready()
-    begin = time.perf_counter()
-    product(square).block_until_ready()
-    at_peak = flops / (2 * 2048**3 / (time.perf_counter() - begin))
-    print(f"products of both ways at the speed of one large product: {at_peak:.2f} s for {len(originals)} pictures")
+    print(f"products of both ways at the speed of one large product: {products.seconds(flops):.2f} s "
+          f"for {len(originals)} pictures")
 
 
 def main() -> None:
