@@ -10,11 +10,11 @@ the English ones with its code. There is no text -> sound: the audio tokenizer's
 Next: pack.py.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from data_prep import documents, phrases, splits
+from data_prep import documents, phrases, questions, splits, world_documents
 from data_prep.own import Record, World, caption_of
 from gemini_mini import errors
 from gemini_mini.stream import Document, Text
@@ -34,11 +34,11 @@ def source(world: World, name: str, seed: int, variants: int = 1) -> Iterator[Do
                 yield from SOURCES[name](world, record, rng)
 
 
-def valid(world: World) -> dict[str, list[Document]]:
+def valid(world: World, names: Iterable[str]) -> dict[str, list[Document]]:
     """The documents of the valid split, by source."""
     rng = np.random.default_rng(0)
-    return {name: [document for record in world.records if record.split == "valid" for document in make(world, record, rng)]
-            for name, make in SOURCES.items()}
+    return {name: [document for record in world.records if record.split == "valid" for document in SOURCES[name](world, record, rng)]
+            for name in names}
 
 
 def text_sample(world: World, shares: Mapping[str, float], seed: int) -> list[str]:
@@ -55,10 +55,10 @@ def draw(world: World, record: Record, rng: np.random.Generator) -> Iterator[Doc
     for picture in _values(record, "image"):
         for lang, caption in _captions(record):
             shown = [world.part("image", picture)]
-            if rng.random() < documents.PLAIN_SHARE:
+            if rng.random() < world_documents.PLAIN_SHARE:
                 yield [Text(caption), *shown]
             else:
-                yield documents.turn([Text(_ask(phrases.DRAW, lang, rng).format(name=caption))], shown)
+                yield questions.turn([Text(_ask(phrases.DRAW, lang, rng).format(name=caption))], shown)
 
 
 def name(world: World, record: Record, rng: np.random.Generator) -> Iterator[Document]:
@@ -72,14 +72,14 @@ def watch(world: World, record: Record, rng: np.random.Generator) -> Iterator[Do
 def listen(world: World, record: Record, rng: np.random.Generator) -> Iterator[Document]:
     for lang, sound in _pairs(record, "audio"):
         if said := caption_of(record, lang):
-            yield documents.turn([world.part("audio", sound), Text(_ask(phrases.LISTEN, lang, rng))], [Text(said)])
+            yield questions.turn([world.part("audio", sound), Text(_ask(phrases.LISTEN, lang, rng))], [Text(said)])
 
 
 def speech_draw(world: World, record: Record, rng: np.random.Generator) -> Iterator[Document]:
     for lang, sound in _pairs(record, "audio"):
         for picture in _values(record, "image"):
             question = [world.part("audio", sound), Text(_ask(phrases.SPEECH_DRAW, lang, rng))]
-            yield documents.turn(question, [world.part("image", picture)])
+            yield questions.turn(question, [world.part("image", picture)])
 
 
 def translate(world: World, record: Record, rng: np.random.Generator) -> Iterator[Document]:
@@ -88,7 +88,7 @@ def translate(world: World, record: Record, rng: np.random.Generator) -> Iterato
         others = [caption for lang, caption in captions if lang != wanted]
         if wanted and others:
             question = _ask(phrases.TRANSLATE, wanted, rng).format(name=others[int(rng.integers(len(others)))])
-            yield documents.turn([Text(question)], [Text(answer)])
+            yield questions.turn([Text(question)], [Text(answer)])
 
 
 def as_it_stands(world: World, record: Record, rng: np.random.Generator) -> Iterator[Document]:
@@ -110,7 +110,7 @@ def _asked(world: World, record: Record, kind: str, table: Mapping, rng: np.rand
         for place in rng.permutation(len(captions))[:MOST_LANGUAGES]:
             lang, caption = captions[place]
             question = [] if document else [world.part(kind, shown)]   # asked again, it is already on the table
-            document += documents.turn([*question, Text(_ask(table, lang, rng))], [Text(caption)])
+            document += questions.turn([*question, Text(_ask(table, lang, rng))], [Text(caption)])
         if document:
             yield document
 

@@ -8,14 +8,14 @@ Writes out/train (every source) and out/valid (the evaluation documents of the v
 
 import argparse
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from data_prep import documents, own_documents, phrases, worlds
-from gemini_mini import errors, files, progress, stream
-from gemini_mini.data import rows
+from data_prep import documents, own_documents, worlds
+from gemini_mini import config, errors, files, progress, stream
+from gemini_mini.data import mixture, rows
 from gemini_mini.tokenizers import bundle
 
 SEED = 0
@@ -23,17 +23,21 @@ CHUNK = 2_048  # documents in memory at once, with their sounds
 VARIANTS = {"draw": 4, "name": 4}  # passes in new phrasings, of what is read most often; others have one
 
 
-def build(world_folder: Path, tokenizer_paths: tuple[Path, Path, Path], row_tokens: int, out: Path) -> None:
-    """Write out/train and out/valid, unless the same rows are there."""
+def build(
+    world_folder: Path, tokenizer_paths: tuple[Path, Path, Path], row_tokens: int, out: Path, names: Sequence[str] = ()
+) -> None:
+    """Write out/train and out/valid, unless the same rows are there; `names` are the sources, () all."""
     tokenizers = bundle.load(*tokenizer_paths)
     inputs = {"world": files.built_key(world_folder), "vocabulary": tokenizers.vocab.fingerprint,
-              "row_tokens": row_tokens, "code": files.code_hash(documents, own_documents, phrases, rows, stream)}
+              "row_tokens": row_tokens, "sources": sorted(names),
+              "code": files.code_hash(documents, *documents.MODULES, own_documents, rows, stream)}
 
     def make(folder: Path) -> None:
         reader, world = worlds.load(world_folder)
         known = {}  # codes by content: many sources show the same pictures and sounds
-        train = {name: reader.source(world, name, SEED, VARIANTS.get(name, 1)) for name in reader.SOURCES}
-        valid = reader.valid(world)
+        wanted = names or tuple(reader.SOURCES)
+        train = {name: reader.source(world, name, SEED, VARIANTS.get(name, 1)) for name in wanted}
+        valid = reader.valid(world, wanted)
         with progress.bar("packing", len(train) + len(valid), "sources") as bar:
             for split, sources in (("train", train), ("valid", valid)):
                 rendered = {}
@@ -91,10 +95,12 @@ def main() -> None:
     parser.add_argument("world", type=Path)
     for kind in ("text", "image", "audio"):
         parser.add_argument(f"--{kind}", type=Path, required=True, help=f"the {kind} tokenizer's file")
+    parser.add_argument("--config", help="of the decoder: only what its stages read is packed; default: every source")
     parser.add_argument("--row-tokens", type=int, default=448)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    build(args.world, (args.text, args.image, args.audio), args.row_tokens, args.out)
+    names = mixture.shares(config.load(args.config, []).task.stages) if args.config else ()
+    build(args.world, (args.text, args.image, args.audio), args.row_tokens, args.out, tuple(names))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import tensorflow_datasets as tfds
 
-from data_prep import documents, phrases, splits
+from data_prep import phrases, splits, world_documents
 from data_prep.emoji_world import World
 
 LICENCE = "pictures: OpenMoji, CC BY-SA 4.0; names: Unicode CLDR, Unicode-3.0; speech: made with eSpeak NG"
@@ -101,7 +101,7 @@ class EmojiVideo(_Builder, skip_registration=True):
     def records(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for index, shot in enumerate(self.world.shots):
             if shot.split == split:
-                (film, _), (caption,) = documents.ask_motion(self.world, index, "en", phrases.WATCH["en"][0])
+                (film, _), (caption,) = world_documents.ask_motion(self.world, index, "en", phrases.WATCH["en"][0])
                 yield f"{index:06d}", {"shot": index, "item": shot.item, "caption": caption.text,
                                        "frames": film.frames, "seconds": film.seconds}
 

@@ -17,7 +17,7 @@ from gemini_mini.tokenizers import text
 def build(world_folder: Path, shares: dict[str, float], num_pieces: int, out: Path) -> None:
     """Write out/text.model, unless the same is there."""
     inputs = {"world": files.built_key(world_folder), "pieces": num_pieces, "shares": shares,
-              "code": files.code_hash(text, documents, own_documents)}
+              "code": files.code_hash(text, documents, *documents.MODULES, own_documents)}
 
     def make(folder: Path) -> None:
         print(f"text tokenizer: training {num_pieces} pieces (a few seconds)")

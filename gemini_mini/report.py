@@ -5,7 +5,7 @@
 One file that loads nothing from elsewhere: curves, figures beside chance and baselines, and what the
 model drew, named, heard and saw. The examples shown are the first of the evaluation's own order,
 never chosen by hand; wrong ones are marked and have a section of their own.
-Next: evals/suite.py (where the figures come from), decode/page.py (the HTML).
+Next: evals/task.py (where the figures come from), decode/page.py (the HTML).
 """
 
 import argparse
@@ -22,7 +22,7 @@ from gemini_mini import errors, files, stream
 from gemini_mini import vocab as vocabulary
 from gemini_mini.decode import page
 from gemini_mini.evals import album as album_lib
-from gemini_mini.evals import suite
+from gemini_mini.evals import task as task_lib
 from gemini_mini.train import metrics as metrics_lib
 
 NUM_SHOWN = {"draw": 24, "name": 16, "listen": 10, "speech_draw": 8, "motion": 8, "one_shot": 4, "interleaved": 4,
@@ -145,7 +145,7 @@ def _row_tokens(task: dict) -> int:
 def _results(detail: dict) -> str:
     rows = []
     for task in detail["tasks"].values():
-        show, spans = suite.formatter(task["unit"]), f" rowspan={len(task['splits'])}"
+        show, spans = task_lib.formatter(task["unit"]), f" rowspan={len(task['splits'])}"
         notes = f"{task['unit']}{', less is better' if task['is_error'] else ''}"
         what = (f"<td{spans}><b>{page.escape(task['title'])}</b><br><span class='note'>{page.escape(notes)}<br>"
                 f"baseline: {page.escape(task['baseline_title'])}</span></td>")
@@ -153,7 +153,7 @@ def _results(detail: dict) -> str:
             interval = "" if found["low"] is None else f"{show(found['low'])} – {show(found['high'])}"
             cells = "".join(f"<td class=number>{cell}</td>" for cell in (
                 found["n"], f"<b>{show(found['value'])}</b>", interval, show(found["chance"]), show(found["baseline"])))
-            meter = _meter(found) if task["unit"] in suite.SHARES else ""
+            meter = _meter(found) if task["unit"] in task_lib.SHARES else ""
             first = (" class=first", what) if place == 0 else ("", "")
             title = f"<td title='{page.escape(_split_title(split))}'>{page.escape(split)}</td>"
             rows.append(f"<tr{first[0]}>{first[1]}{title}{cells}<td>{meter}</td></tr>")
@@ -271,7 +271,7 @@ def _card(content: str, is_right: bool) -> str:
 def _gallery(show: Shown, name: str, task: dict) -> str:
     parts = []
     for split, found in task["splits"].items():
-        value = suite.formatter(task["unit"])(found["value"])
+        value = task_lib.formatter(task["unit"])(found["value"])
         shown = found["examples"][: max(4, NUM_SHOWN[name] // (4 if split.startswith("seen_") else 1))]
         parts.append(f"<h3>{page.escape(_split_title(split))}</h3><p class='note'>{page.escape(task['unit'])} {value} "
                      f"over {found['n']}; the first {len(shown)} are</p>")
@@ -304,10 +304,10 @@ def _asked(prompt: stream.Document) -> str:
 
 
 def _said(answer: stream.Document, truth: stream.Document, is_right: bool) -> str:
-    said = page.escape(suite.words(answer)) or "<i>nothing</i>"
+    said = page.escape(task_lib.words(answer)) or "<i>nothing</i>"
     mark = '<span class="mark">✓</span>' if is_right else '<span class="mark">✗</span>'
-    correct = "" if is_right else f'<br><span class="note">truth: {page.escape(suite.words(truth))}</span>'
-    correct = correct if suite.words(truth) else ""  # where a picture was asked for
+    correct = "" if is_right else f'<br><span class="note">truth: {page.escape(task_lib.words(truth))}</span>'
+    correct = correct if task_lib.words(truth) else ""  # where a picture was asked for
     return f'<p class="said" dir="auto">{mark} {said}{correct}</p>'
 
 
@@ -317,14 +317,14 @@ def _image(pixels: np.ndarray, caption: str, width: int = PICTURE_WIDTH) -> str:
 
 def _drawing(prompt, truth, answer, example) -> str:
     """Drawn beside real."""
-    drawn = "".join(_image(pixels, "drawn") for pixels in suite.images(answer)[:3])
-    real = "".join(_image(pixels, "real") for pixels in suite.images(truth))
+    drawn = "".join(_image(pixels, "drawn") for pixels in task_lib.images(answer)[:3])
+    real = "".join(_image(pixels, "real") for pixels in task_lib.images(truth))
     sounds = "".join(page.sound(part.samples) + "<br>" for part in prompt if isinstance(part, stream.Audio))
     return f"{_asked(prompt)}{sounds}{drawn or _said(answer, truth, False)}{real}"
 
 
 def _picture_named(prompt, truth, answer, example) -> str:
-    shown = "".join(page.picture(pixels, "asked about", SMALL_WIDTH) for pixels in suite.images(prompt))
+    shown = "".join(page.picture(pixels, "asked about", SMALL_WIDTH) for pixels in task_lib.images(prompt))
     return shown + _said(answer, truth, example["is_right"])
 
 
@@ -350,7 +350,7 @@ def _conversation(prompt, truth, answer, example) -> str:
 
 
 def _kept(prompt, truth, answer, example) -> str:
-    before, after = suite.images(truth)[0], suite.images(answer)[0]
+    before, after = task_lib.images(truth)[0], task_lib.images(answer)[0]
     return _image(before, "real", SMALL_WIDTH) + _image(after, f"{example['score']:.1f} dB", SMALL_WIDTH)
 
 

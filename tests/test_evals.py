@@ -1,6 +1,7 @@
 """Laws of the evaluation: the truth is right, nonsense is wrong, and every figure is what it says."""
 
 import collections
+import dataclasses
 import html.parser
 import json
 import math
@@ -18,7 +19,9 @@ from gemini_mini import errors, files, report, run, stream
 from gemini_mini import vocab as vocabulary
 from gemini_mini.evals import __main__ as command
 from gemini_mini.decode import engine
-from gemini_mini.evals import album, answerer, metrics, pictures, suite
+from gemini_mini.evals import album, answerer, chart, metrics, pictures, suite
+from gemini_mini.evals import task as task_lib
+from gemini_mini.evals.suites import text as suite_text
 from gemini_mini.model import decoder
 from gemini_mini.tokenizers import audio, bundle, image, text
 
@@ -114,6 +117,8 @@ def test_mosaic_and_psnr():
 
 # The suite, on a small world of real pictures
 
+ASKED = [name for name in suite.REPORTED if isinstance(suite.TASKS[name], task_lib.Task)]
+
 PLAIN = {"🐈": "cat", "🐕": "dog", "🐟": "fish", "🍋": "lemon", "🍎": "red apple", "🔑": "key", "🚲": "bicycle",
          "⚓": "anchor", "🌵": "cactus", "🎻": "violin"}
 SPLIT_OF = {"key": "valid", "violin": "test_concept"}
@@ -178,7 +183,7 @@ class Stub:
 
 @pytest.fixture(scope="session")
 def truth(world) -> dict[str, stream.Document]:
-    found = [e for task in documents.TASKS for split in suite.SPLITS for e in documents.examples(world, task, split)]
+    found = [e for task in documents.TASKS for split in task_lib.SPLITS for e in documents.examples(world, task, split)]
     return {_key(e.prompt): e.answer for e in found}
 
 
@@ -190,14 +195,14 @@ def oracle(truth) -> Stub:
 @pytest.fixture(scope="session")
 def right(world, oracle) -> dict:
     """The detail of a model that knows everything, over all pictures of the world."""
-    return suite.run(world, oracle, suite.Settings(limit=60))[0]
+    return suite.run(world, oracle, task_lib.Settings(limit=60))[0]
 
 
 def test_the_truth_is_always_right(right):
     """Also the check of the checkers: every real picture of every split passes them."""
     tasks = right
-    assert set(tasks) == set(suite.NAMES)
-    for name in suite.TASKS:
+    assert set(tasks) == set(suite.REPORTED)
+    for name in ASKED:
         for split, found in tasks[name]["splits"].items():
             assert found["value"] == (0 if tasks[name]["is_error"] else 1), (name, split)
             assert all(example["is_right"] for example in found["examples"])
@@ -210,15 +215,15 @@ def test_the_truth_is_always_right(right):
 @pytest.mark.parametrize("wrong", [[], [stream.Text("?")], [stream.Image(np.full((32, 32, 3), 7, np.uint8))] * 3,
                                    [stream.Image(np.full((16, 16, 3), 7, np.uint8))]])
 def test_nonsense_is_always_wrong(world, wrong):
-    tasks, _ = suite.run(world, Stub(lambda *_: wrong), suite.Settings(limit=10))
-    for name in suite.TASKS:
+    tasks, _ = suite.run(world, Stub(lambda *_: wrong), task_lib.Settings(limit=10))
+    for name in ASKED:
         for found in tasks[name]["splits"].values():
             assert found["value"] >= 1 if tasks[name]["is_error"] else found["value"] == 0
             assert not any(example["is_right"] for example in found["examples"])
 
 
 def test_the_other_order_of_two_pictures_is_wrong(world):
-    context = suite.Context(world, [], pictures.Gallery(world.pictures))
+    context = task_lib.Context(world, [], pictures.Gallery(world.pictures))
     for task in ("one_shot", "interleaved"):
         for example in documents.examples(world, task, "seen")[:20]:
             swapped = [part for part in example.answer[::-1]]
@@ -251,25 +256,71 @@ def test_baselines_and_chances_are_what_they_say(world, right):
 
 def test_byte_frequencies_of_text():
     """In training "ab" once each, and every byte once more: p(a) = p(b) = 2 / 258, any other 1 / 258."""
-    assert suite._byte_bits(b"aab", b"ab") == pytest.approx(math.log2(129))
-    assert suite._byte_bits(b"az", b"ab") == pytest.approx((math.log2(129) + math.log2(258)) / 2)
+    assert suite_text.byte_bits(b"aab", b"ab") == pytest.approx(math.log2(129))
+    assert suite_text.byte_bits(b"az", b"ab") == pytest.approx((math.log2(129) + math.log2(258)) / 2)
 
 
 def test_valid_only_never_looks_at_a_test_split(world, truth):
     looked = []
     stub = Stub(lambda _, prompt: looked.append(_key(prompt)) or [])
-    tasks, _ = suite.run(world, stub, suite.Settings(limit=9, is_valid_only=True))
+    tasks, _ = suite.run(world, stub, task_lib.Settings(limit=9, is_valid_only=True))
     assert not any("test" in split for task in tasks.values() for split in task["splits"])
     allowed = {_key(e.prompt) for t in documents.TASKS for s in ("seen", "valid") for e in documents.examples(world, t, s)}
     assert looked and set(looked) <= allowed < set(truth)
 
 
 def test_limit_takes_a_sample_that_does_not_depend_on_the_model(world, oracle):
-    small, _ = suite.run(world, oracle, suite.Settings(limit=4, tasks=("draw",)))
-    other, _ = suite.run(world, Stub(lambda *_: []), suite.Settings(limit=4, tasks=("draw",)))
+    small, _ = suite.run(world, oracle, task_lib.Settings(limit=4, tasks=("draw",)))
+    other, _ = suite.run(world, Stub(lambda *_: []), task_lib.Settings(limit=4, tasks=("draw",)))
     assert small["draw"]["splits"]["seen"]["n"] == 4 and small["draw"]["splits"]["seen_es"]["n"] == 1
     for split, found in small["draw"]["splits"].items():
         assert [e["prompt"] for e in found["examples"]] == [e["prompt"] for e in other["draw"]["splits"][split]["examples"]]
+
+
+def test_a_cell_says_how_it_was_come_by(right):
+    for found in right.values():
+        for cell in found["splits"].values():
+            assert (cell["shots"], cell["samples"]) == (0, 1) and cell["sampling"] and cell["prompt"]
+    assert right["draw"]["splits"]["seen"]["prompt"].startswith("<user> Draw: ")
+    assert right["name"]["splits"]["seen"]["prompt"] == "<user> [picture 32 x 32] What is it? <model>"
+
+
+def test_shots_are_training_examples_of_other_items(world):
+    """Each prompt begins with two answered questions; judges and baselines see what they see without them."""
+    asked = []
+    stub = Stub(lambda _, prompt: asked.append(prompt) or [])
+    easy = [suite.run(world, stub, task_lib.Settings(limit=9, tasks=("name",)))[0]["name"]["splits"]]
+    train = {_key(e.prompt): e for e in documents.examples(world, "name", "seen")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(suite.TASKS, "name", dataclasses.replace(suite.TASKS["name"], shots=2))
+        plain, asked[:] = list(asked), []
+        easy.append(suite.run(world, stub, task_lib.Settings(limit=9, tasks=("name",)))[0]["name"]["splits"])
+    assert len(asked) == len(plain) > 9
+    for short, long in zip(plain, asked):
+        assert _key(long[-len(short):]) == _key(short)
+        shots = [long[: len(long) - len(short)][at : at + 5] for at in (0, 5)]
+        for shot in shots:
+            known = train[_key(shot[:-1])]
+            assert shot[-1] == known.answer[0] and known.lang == "en"
+            assert not np.array_equal(shot[1].pixels, short[1].pixels)
+    for split in easy[0]:
+        assert easy[0][split]["baseline"] == easy[1][split]["baseline"] and easy[1][split]["shots"] == 2
+
+
+def test_a_chart_shows_every_task_of_its_suite(right):
+    pytest.importorskip("matplotlib")
+    for name, found in suite.SUITES.items():
+        tasks = {task.name: right[task.name] for task in found.tasks if task.name in right}
+        if tasks:
+            sheet = found.draw(tasks)
+            assert [len(panel.patches) for panel in sheet.axes] == [2 * len(task["splits"]) for task in tasks.values()], name
+    data = chart.png(sheet)
+    assert data.startswith(b"\x89PNG") and data == chart.png(sheet)
+
+
+def test_every_task_belongs_to_one_suite():
+    names = [task.name for found in suite.SUITES.values() for task in found.tasks]
+    assert len(names) == len(set(names)) and set(suite.REPORTED) <= set(names)
 
 
 def test_summary_names_the_only_test_split(right):
@@ -333,12 +384,12 @@ class _Tags(html.parser.HTMLParser):
 
 def test_report_shows_everything(world, truth, tmp_path):
     stub = Stub(lambda number, prompt: truth[_key(prompt)] if number % 3 else [stream.Text("<b>no</b>")])
-    tasks, kept = suite.run(world, stub, suite.Settings(limit=9))
+    tasks, kept = suite.run(world, stub, task_lib.Settings(limit=9))
     _run_folder(tmp_path, tasks, kept)
     page = report.write(tmp_path).read_text()
     tags = _Tags(page)
     assert tags.open == []
-    assert tags.ids == ["made", "results", "learning", *(name for name in suite.NAMES if name != "text"), "failures", "credits"]
+    assert tags.ids == ["made", "results", "learning", *(name for name in suite.REPORTED if name != "text"), "failures", "credits"]
     assert all(source.startswith("data:") for source in tags.sources) and "<link" not in page and "<script" not in page
     shown = {(task["title"], split) for task in tasks.values() for split in task["splits"]}
     assert tags.found["table"] == 1 and tags.found["tr"] == 1 + len(shown)
@@ -352,7 +403,7 @@ def test_report_shows_everything(world, truth, tmp_path):
 
 def test_report_shows_the_first_examples_not_the_best(world, tmp_path):
     """The order of the page is the evaluation's, whatever was right."""
-    tasks, kept = suite.run(world, Stub(lambda *_: [stream.Text("?")]), suite.Settings(limit=9, tasks=("translate",)))
+    tasks, kept = suite.run(world, Stub(lambda *_: [stream.Text("?")]), task_lib.Settings(limit=9, tasks=("translate",)))
     _run_folder(tmp_path, tasks, kept)
     page = report.write(tmp_path).read_text()
     prompts = [kept.document(e["prompt"])[1].text for e in tasks["translate"]["splits"]["seen"]["examples"]]
@@ -410,7 +461,7 @@ def test_answers_belong_to_their_prompts(world, model, monkeypatch):
     monkeypatch.setattr(engine, "generate", echo)
     prompts = [e.prompt for e in documents.examples(world, "translate", "seen")[:6]]
     expected = [str(sum(stream.render(parts, tokenizers.vocab, True))) for parts in tokenizers.encode_documents(prompts)]
-    assert [suite.words(answer) for answer in model.answer(prompts, 9, lambda n: None)] == expected
+    assert [task_lib.words(answer) for answer in model.answer(prompts, 9, lambda n: None)] == expected
     assert len(set(expected)) == 6
 
 

@@ -1,0 +1,97 @@
+"""Questions and answers: their shape, and how kinds of them are made by rule rather than taken from a world.
+
+A generator draws a problem (a value that says all that is asked) and shows it as question and answer. The
+problem's hash says its split, so training never shows what is asked in evaluation, whatever the seeds:
+
+    draw(world, rng) -> problem ──hash──▶ train 80 %, valid 10 %, test 10 %
+    show(world, problem) -> question, answer
+
+Nothing is stored in the world: documents are made where they are packed, questions where they are asked.
+Next: documents.py, which lists the generators.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_prep import splits
+from data_prep.emoji_world import World
+from gemini_mini import stream
+from gemini_mini.stream import Document
+
+USER, MODEL = stream.Role("user"), stream.Role("model")
+VALID_PERCENT, TEST_PERCENT = 10, 10
+MOST_DRAWS = 200  # for each question: where a split has fewer problems, fewer are asked
+
+
+class Example(NamedTuple):
+    """A question and the answer it should get. `prompt` ends with the model's role."""
+
+    prompt: Document
+    answer: Document
+    item: int     # the item (or digit) asked for; the first of several; the number of a problem
+    lang: str
+
+
+class Generator(NamedTuple):
+    """One kind of question made by rule. A problem is a value whose `repr` holds all that is asked."""
+
+    draw: Callable[[World, np.random.Generator], Any]
+    show: Callable[[World, Any], tuple[Document, Document]]
+    num_documents: int  # in one pass of training
+    num_questions: int = 200  # in each split of an evaluation
+
+
+def turn(question: Document, answer: Document) -> Document:
+    """One turn of a chat."""
+    return [USER, *question, MODEL, *answer]
+
+
+def example(question: Document, answer: Document, item: int, lang: str) -> Example:
+    """A question as it is asked in an evaluation."""
+    return Example([USER, *question, MODEL], answer, item, lang)
+
+
+def rng_of(name: str, seed: int, variant: int) -> np.random.Generator:
+    """The chance of one pass over one source."""
+    return np.random.default_rng([seed, variant, splits.bucket(name, 1 << 32)])
+
+
+def split_of(name: str, problem: Any) -> str:
+    """train, valid or test: a function of the problem alone."""
+    chance = splits.bucket(f"{name} {problem!r}")
+    if chance < TEST_PERCENT:
+        return "test"
+    return "valid" if chance < TEST_PERCENT + VALID_PERCENT else "train"
+
+
+def documents(name: str, made: Generator, world: World, rng: np.random.Generator) -> Iterator[Document]:
+    """One pass of training documents."""
+    problems = _problems(name, made, world, rng, "train", itertools.count())
+    for problem in itertools.islice(problems, made.num_documents):
+        yield turn(*made.show(world, problem))
+
+
+def examples(name: str, made: Generator, world: World, split: str) -> list[Example]:
+    """Different questions of one split, the same at each call; those of "train" are the first that training reads."""
+    if split not in ("train", "valid", "test"):
+        return []
+    rng = rng_of(name, 0, 0) if split == "train" else rng_of(f"{name} {split}", 0, 0)
+    found: dict[str, Any] = {}
+    for problem in _problems(name, made, world, rng, split, range(made.num_questions * MOST_DRAWS)):
+        found.setdefault(repr(problem), problem)
+        if len(found) == made.num_questions:
+            break
+    return [example(*made.show(world, problem), number, "en") for number, problem in enumerate(found.values())]
+
+
+def _problems(
+    name: str, made: Generator, world: World, rng: np.random.Generator, split: str, draws: Iterable[int]
+) -> Iterator[Any]:
+    """The problems of one split among so many drawn."""
+    for _ in draws:
+        problem = made.draw(world, rng)
+        if split_of(name, problem) == split:
+            yield problem

@@ -1,0 +1,95 @@
+"""What a figure is compared with: what a guess is right in, and the best answers without a model.
+
+A chance is a number; a baseline answers the questions, and its answers are judged as a model's.
+Next: suites/.
+"""
+
+import numpy as np
+
+from gemini_mini import stream
+from gemini_mini.evals import judges, metrics, pictures, task
+
+# Chances
+
+
+def one_in_pictures(context: task.Context, examples: task.Examples) -> float:
+    """A guess among all pictures, for each that is asked for."""
+    size = len(context.world.items)
+    return float(np.mean([size ** -len(task.images(e.answer)) for e in examples], dtype=np.float64))
+
+
+def one_in_answers(context: task.Context, examples: task.Examples) -> float:
+    """A guess among all distinct training answers and these."""
+    return 1 / len({task.words(example.answer) for example in (*context.train, *examples)})
+
+
+def one_in_motions(context: task.Context, examples: task.Examples) -> float:
+    """A guess among the motions of training."""
+    return 1 / len({task.words(example.answer).split()[-1] for example in context.train})
+
+
+def one_in_colours(context: task.Context, examples: task.Examples) -> float:
+    """A guess among the colours of each asked shape."""
+    chances = [np.prod([1 / len(palette) for _, palette in judges.asked_colours(context, e)]) for e in examples]
+    return float(np.mean(chances))
+
+
+def random_transcript(context: task.Context, examples: task.Examples) -> float:
+    """Error rate of a transcription drawn from training at random."""
+    return task.figure(judges.spelling(context, examples, random_answer(context, examples)), is_ratio=True)["value"]
+
+
+# Baselines
+
+
+def random_answer(context: task.Context, examples: task.Examples) -> list[stream.Document]:
+    """A training answer drawn at random."""
+    rng = np.random.default_rng(0)
+    return [context.train[i].answer for i in rng.integers(len(context.train), size=len(examples))]
+
+
+def nearest_picture(context: task.Context, examples: task.Examples) -> list[stream.Document]:
+    """The training answer to the nearest other training picture (or clip)."""
+    train = [e for e in context.train if e.lang == "en"]
+    known = pictures.Gallery(np.stack([_pixels(e.prompt) for e in train]))
+    distances = known.distances(np.stack([_pixels(e.prompt) for e in examples]))
+    distances[distances == 0] = np.inf  # the very same picture: to look it up is no baseline
+    return [train[i].answer for i in np.argmin(distances, axis=1)]
+
+
+def _pixels(prompt: stream.Document) -> np.ndarray:
+    """The picture asked about; a clip as its frames one below the other."""
+    part = next(part for part in prompt if isinstance(part, stream.Image | stream.Video))
+    return part.pixels if isinstance(part, stream.Image) else np.concatenate(part.frames)
+
+
+def nearest_name(context: task.Context, examples: task.Examples) -> list[stream.Document]:
+    """The picture of the most similarly spelled other training name, in any language."""
+    items = context.world.items
+    names = [items[e.item].names[e.lang] for e in context.train]
+    asked = [(e.item, e.lang) for e in context.train]
+    answers = []
+    for example in examples:
+        distance = metrics.edits(items[example.item].names[example.lang], names).astype(np.float64)
+        if (example.item, example.lang) in asked:
+            distance[asked.index((example.item, example.lang))] = np.inf
+        answers.append(context.train[int(np.argmin(distance))].answer)
+    return answers
+
+
+def best_constant(context: task.Context, examples: task.Examples) -> list[stream.Document]:
+    """The training answer with the fewest edits to a sample of the others: what a deaf model should say."""
+    truths = sorted({task.words(e.answer) for e in context.train})
+    sample = [truths[i] for i in np.random.default_rng(0).permutation(len(truths))[:200]]
+    best = min(sample, key=lambda text: int(metrics.edits(text, sample).sum()))
+    return [[stream.Text(best)] for _ in examples]
+
+
+def copy_pictures(context: task.Context, examples: task.Examples) -> list[stream.Document]:
+    """The pictures of the prompt again."""
+    return [[part for part in e.prompt if isinstance(part, stream.Image)] for e in examples]
+
+
+def copy_name(context: task.Context, examples: task.Examples) -> list[stream.Document]:
+    """The English name of what is asked about."""
+    return [[stream.Text(context.world.items[e.item].names["en"])] for e in examples]

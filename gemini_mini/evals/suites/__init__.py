@@ -1,0 +1,1 @@
+"""One module for each suite of evaluations; suite.py lists them."""

@@ -1,0 +1,221 @@
+"""What an evaluation is made of: questions, what counts as right, and what a figure must be compared with.
+
+A task asks every example of some splits and judges each answer against the true one. A baseline
+is only another way to answer, judged by the same function:
+
+    prompts ──answerer──▶ answers ─┐
+    prompts ──baseline──▶ answers ─┴▶ judge(example, answer) = (score, weight) ▶ sum / sum
+
+A measure has no questions of this kind, and finds its cells in its own way. A cell is one figure with
+its interval, what it is compared with, and how it was come by: shots, sampling, samples, prompt.
+
+Splits: `seen` is what was trained on; `valid` is for tuning; `test_*` hold out a thing, a
+combination, a name, a voice or a motion (data_prep/splits.py) and are looked at last.
+Next: judges.py, baselines.py, suites/, suite.py.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from data_prep import documents, emoji_world, questions
+from gemini_mini import progress, stream
+from gemini_mini.evals import album as album_lib, answerer as answerer_lib, chart, metrics, pictures
+
+SPLITS = ("seen", "valid", "test_compose", "test_concept", "test_lang", "test_speaker_language", "test_motion", "test")
+ROOM_TOKENS = 8  # an answer may be this much longer than the longest true one
+SHARES = ("accuracy", "character error rate")  # units of figures from 0 to 1
+
+Example = questions.Example
+Examples, Documents = Sequence[Example], Sequence[stream.Document]
+
+
+class Judged(NamedTuple):
+    """One answer: an accuracy has score 0 or 1 and weight 1, an error rate edits and characters."""
+
+    score: float
+    weight: float
+
+
+class Context(NamedTuple):
+    """What judges and baselines may look at."""
+
+    world: emoji_world.World
+    train: list[Example]  # of this task
+    gallery: pictures.Gallery  # all pictures of the world, by item
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked. `limit` is the most examples of a split; a further language gets a quarter."""
+
+    limit: int = 200
+    tasks: tuple[str, ...] = ()  # () asks what the report shows
+    is_valid_only: bool = False
+    seed: int = 0
+    temperature: float = 0.0  # of image codes; text is greedy where a task does not say otherwise
+
+    def allows(self, split: str) -> bool:
+        """Whether the examples of a split may be looked at."""
+        return not self.is_valid_only or split in ("seen", "valid")
+
+
+class Exam(NamedTuple):
+    """Who is asked about what, and where its answers are kept."""
+
+    world: emoji_world.World
+    model: answerer_lib.Answerer
+    gallery: pictures.Gallery
+    album: album_lib.Album
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of question."""
+
+    name: str
+    title: str
+    judge: Callable[[Context, Examples, Documents], list[Judged]]
+    chance: Callable[[Context, Examples], float]
+    baseline: Callable[[Context, Examples], list[stream.Document]]
+    baseline_title: str
+    kind: str = ""  # its name in data_prep/documents.py, where it is not `name`
+    is_error: bool = False  # a rate of errors: less is better
+    languages: Literal["all", "en", "each"] = "all"  # each: English, and what was seen in each other one
+    splits: tuple[str, ...] = SPLITS
+    share: float = 1.0  # of the limit: long answers are asked for less often
+    shots: int = 0  # training examples in the prompt, with their answers
+
+    def find(self, exam: Exam) -> dict:
+        """Ask all splits at once; judge model and baseline alike. Returns JSON values."""
+        columns = self._columns(exam)
+        examples = [example for found in columns.values() for example in found]
+        prompts = answers = judged = easy = []
+        if examples:
+            train = documents.examples(exam.world, self.kind or self.name, "seen")
+            context = Context(exam.world, train, exam.gallery)
+            prompts = [few_shot(example, train, self.shots) for example in examples]
+            room = max(exam.model.lengths([example.answer for example in examples])) + ROOM_TOKENS
+            with progress.bar(self.name, len(examples), "questions") as bar:
+                answers = exam.model.answer(prompts, room, bar.advance)
+            judged = self.judge(context, examples, answers)
+            easy = self.judge(context, examples, self.baseline(context, examples))
+        splits, at = {}, 0
+        for split, found in columns.items():
+            here = slice(at, at := at + len(found))
+            splits[split] = {
+                **cell(judged[here], self.is_error, self.chance(context, found),
+                       figure(easy[here], self.is_error)["value"], in_words(prompts[here][0]), shots=self.shots,
+                       sampling=how_sampled(exam.settings)),
+                "examples": [answered(exam.album, e._replace(prompt=p), a, j, self.is_error)
+                             for e, p, a, j in zip(found, prompts[here], answers[here], judged[here], strict=True)],
+            }
+        return {"title": self.title, "baseline_title": self.baseline_title, "is_error": self.is_error,
+                "unit": "character error rate" if self.is_error else "accuracy", "splits": splits}
+
+    def _columns(self, exam: Exam) -> dict[str, list[Example]]:
+        """The examples of each split: the first of documents.py's hash order, a fair sample."""
+        limit = math.ceil(exam.settings.limit * self.share)
+        columns: dict[str, list[Example]] = {}
+        for split in filter(exam.settings.allows, self.splits):
+            found = documents.examples(exam.world, self.kind or self.name, split)
+            if self.languages == "all" or self.languages == "each" and split == "test_lang":
+                columns[split] = found[:limit]
+                continue
+            columns[split] = [e for e in found if e.lang == "en"][:limit]
+            if self.languages == "each" and split == "seen":
+                for lang in exam.world.config.languages[1:]:
+                    columns[f"{split}_{lang}"] = [e for e in found if e.lang == lang][: math.ceil(limit / 4)]
+        return {split: found for split, found in columns.items() if found}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Figures that are not shares of right answers; `find` returns the values that Task.find does."""
+
+    name: str
+    title: str
+    find: Callable[[Exam], dict]
+
+
+class Suite(NamedTuple):
+    """Tasks that are asked and shown together."""
+
+    title: str
+    tasks: tuple[Task | Measure, ...]
+    draw: Callable[[Mapping[str, Any]], Any] = chart.bars  # what the tasks found -> a figure of matplotlib
+
+
+def cell(
+    judged: Sequence[Judged], is_ratio: bool, chance: float, baseline: float, prompt: str,
+    shots: int = 0, sampling: str = "greedy", samples: int = 1,
+) -> dict:
+    """A figure, what it is compared with, and the protocol of its questions; `samples` are those of one question."""
+    return {**figure(judged, is_ratio), "chance": chance, "baseline": baseline,
+            "prompt": prompt, "shots": shots, "sampling": sampling, "samples": samples}
+
+
+def figure(judged: Sequence[Judged], is_ratio: bool) -> dict[str, float]:
+    """Value, 95 % interval and number of examples."""
+    scores, weights = (np.array(column, np.float64) for column in zip(*judged))
+    low, high = metrics.bootstrap(scores, weights) if is_ratio else metrics.wilson(int(scores.sum()), len(scores))
+    return {"value": metrics.ratio(scores, weights), "low": low, "high": high, "n": len(judged)}
+
+
+def answered(album: album_lib.Album, example: Example, answer: stream.Document, judged: Judged, is_error: bool) -> dict:
+    """An example and its answer as JSON values; what they show and sound like goes into the album."""
+    return {"lang": example.lang, "prompt": album.add(example.prompt), "truth": album.add(example.answer),
+            "answer": album.add(answer), "score": judged.score, "weight": judged.weight,
+            "is_right": judged.score == (0 if is_error else 1)}
+
+
+def few_shot(example: Example, train: Examples, shots: int) -> stream.Document:
+    """The prompt after the first `shots` training examples about other items in its language, with their answers."""
+    known = [e for e in train if e.lang == example.lang and e.item != example.item][:shots]
+    return [part for e in known for part in [*e.prompt, *e.answer]] + example.prompt
+
+
+def how_sampled(settings: Settings) -> str:
+    """How answers are drawn, in words."""
+    return f"greedy text, pictures at temperature {settings.temperature:g}" if settings.temperature else "greedy"
+
+
+def formatter(unit: str) -> Callable[[float], str]:
+    """How to write a figure: shares as percent, everything else as it is."""
+    if unit in SHARES:
+        return lambda value: f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
+    return lambda value: f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def words(document: stream.Document) -> str:
+    """All text of a document, stripped."""
+    return "".join(part.text for part in document if isinstance(part, stream.Text)).strip()
+
+
+def images(document: stream.Document) -> list[np.ndarray]:
+    """The pixels of all pictures of a document, in order."""
+    return [part.pixels for part in document if isinstance(part, stream.Image)]
+
+
+def in_words(document: stream.Document) -> str:
+    """A document as one line of text: its words, and what else stands where."""
+    return " ".join(_part_in_words(part) for part in document)
+
+
+def _part_in_words(part: stream.Part) -> str:
+    match part:
+        case stream.Role(name):
+            return f"<{name}>"
+        case stream.Text(text):
+            return text
+        case stream.Image(pixels):
+            return f"[picture {pixels.shape[1]} x {pixels.shape[0]}]"
+        case stream.Audio(samples):
+            return f"[sound {len(samples) / stream.SAMPLE_RATE_HZ:.1f} s]"
+        case stream.Video(frames, _):
+            return f"[video {len(frames)} frames]"
+    raise TypeError(f"evals: not a part: {type(part).__name__}")
