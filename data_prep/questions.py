@@ -1,17 +1,18 @@
 """Questions and answers: their shape, and how kinds of them are made by rule rather than taken from a world.
 
-A generator draws a problem (a value that says all that is asked) and shows it as question and answer. The
-problem's hash says its split, so training never shows what is asked in evaluation, whatever the seeds:
+A generator draws a problem (a value that says all that is asked) and shows it as turns of a chat: the last
+is asked, those before it stand in the prompt with their answers. The problem's hash says its split, so training
+never shows what is asked in evaluation, whatever the seeds:
 
     draw(world, rng) -> problem ──hash──▶ train 80 %, valid 10 %, test 10 %
-    show(world, problem) -> question, answer
+    show(world, problem) -> [(question, answer), ...]
 
 Nothing is stored in the world: documents are made where they are packed, questions where they are asked.
 Next: documents.py, which lists the generators.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +40,7 @@ class Generator(NamedTuple):
     """One kind of question made by rule. A problem is a value whose `repr` holds all that is asked."""
 
     draw: Callable[[World, np.random.Generator], Any]
-    show: Callable[[World, Any], tuple[Document, Document]]
+    show: Callable[[World, Any], list[tuple[Document, Document]]]
     num_documents: int  # in one pass of training
     num_questions: int = 200  # in each split of an evaluation
 
@@ -47,6 +48,11 @@ class Generator(NamedTuple):
 def turn(question: Document, answer: Document) -> Document:
     """One turn of a chat."""
     return [USER, *question, MODEL, *answer]
+
+
+def chat(turns: Sequence[tuple[Document, Document]]) -> Document:
+    """All turns, answered."""
+    return [part for question, answer in turns for part in turn(question, answer)]
 
 
 def example(question: Document, answer: Document, item: int, lang: str) -> Example:
@@ -71,11 +77,20 @@ def documents(name: str, made: Generator, world: World, rng: np.random.Generator
     """One pass of training documents."""
     problems = _problems(name, made, world, rng, "train", itertools.count())
     for problem in itertools.islice(problems, made.num_documents):
-        yield turn(*made.show(world, problem))
+        yield chat(made.show(world, problem))
 
 
 def examples(name: str, made: Generator, world: World, split: str) -> list[Example]:
-    """Different questions of one split, the same at each call; those of "train" are the first that training reads."""
+    """Questions of one split, the same at each call; those of "train" are the first that training reads."""
+    found = []
+    for number, problem in enumerate(problems(name, made, world, split)):
+        *before, (question, answer) = made.show(world, problem)
+        found.append(Example([*chat(before), USER, *question, MODEL], answer, number, "en"))
+    return found
+
+
+def problems(name: str, made: Generator, world: World, split: str) -> list[Any]:
+    """Different problems of one split, behind `examples`."""
     if split not in ("train", "valid", "test"):
         return []
     rng = rng_of(name, 0, 0) if split == "train" else rng_of(f"{name} {split}", 0, 0)
@@ -84,7 +99,7 @@ def examples(name: str, made: Generator, world: World, split: str) -> list[Examp
         found.setdefault(repr(problem), problem)
         if len(found) == made.num_questions:
             break
-    return [example(*made.show(world, problem), number, "en") for number, problem in enumerate(found.values())]
+    return list(found.values())
 
 
 def _problems(

@@ -267,7 +267,7 @@ def test_a_generator_never_trains_on_what_it_asks(demo):
     """Also where there are few problems: 100 sums, each of one split whatever the seed."""
     made = questions.Generator(
         lambda world, rng: tuple(int(n) for n in rng.integers(10, size=2)),
-        lambda world, sum: ([stream.Text(f"{sum[0]} + {sum[1]}?")], [stream.Text(str(sum[0] + sum[1]))]), 400, 50)
+        lambda world, sum: [([stream.Text(f"{sum[0]} + {sum[1]}?")], [stream.Text(str(sum[0] + sum[1]))])], 400, 50)
     asked = {split: questions.examples("sums", made, demo, split) for split in ("train", "valid", "test", "test_lang")}
     trained = [document for variant in range(9)
                for document in questions.documents("sums", made, demo, questions.rng_of("sums", 0, variant))]
