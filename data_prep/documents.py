@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep import phrases, pictures, questions, splits, world_documents
+from data_prep import invented, needles, phrases, pictures, questions, reasoning, splits, world_documents
 from data_prep.emoji_world import World
 from gemini_mini import errors, stream
 from gemini_mini.stream import Document, Text
@@ -21,8 +21,11 @@ from gemini_mini.stream import Document, Text
 TABLE_SHARE = 0.05           # of names and phrases in all languages in the sample for the text tokenizer
 BYTES_PER_PIECE, PIXELS_PER_CODE, SAMPLES_PER_CODE = 3, 16, 640
 
-MODULES = (phrases, questions, world_documents)  # whose code says what documents say, with this one
-GENERATORS: dict[str, questions.Generator] = {}
+MODULES = (invented, needles, phrases, questions, reasoning, world_documents)  # whose code says what documents say
+GENERATORS: dict[str, questions.Generator] = {
+    "retrieval": needles.RETRIEVAL, "video_needle": needles.VIDEO, "audio_needle": needles.AUDIO,
+    "sums": reasoning.SUMS, "programs": reasoning.PROGRAMS, "invented": invented.INVENTED,
+}
 SOURCES: dict[str, Callable[[World, np.random.Generator], Iterator[Document]]] = world_documents.SOURCES | {
     name: functools.partial(questions.documents, name, made) for name, made in GENERATORS.items()}
 TASKS: dict[str, Callable[[World, str], Iterable[questions.Example]]] = world_documents.TASKS | {

@@ -60,6 +60,12 @@ def example(question: Document, answer: Document, item: int, lang: str) -> Examp
     return Example([USER, *question, MODEL], answer, item, lang)
 
 
+def last(turns: Sequence[tuple[Document, Document]], number: int) -> Example:
+    """The last turn as it is asked, after those before it."""
+    *before, (question, answer) = turns
+    return Example([*chat(before), USER, *question, MODEL], answer, number, "en")
+
+
 def rng_of(name: str, seed: int, variant: int) -> np.random.Generator:
     """The chance of one pass over one source."""
     return np.random.default_rng([seed, variant, splits.bucket(name, 1 << 32)])
@@ -82,11 +88,7 @@ def documents(name: str, made: Generator, world: World, rng: np.random.Generator
 
 def examples(name: str, made: Generator, world: World, split: str) -> list[Example]:
     """Questions of one split, the same at each call; those of "train" are the first that training reads."""
-    found = []
-    for number, problem in enumerate(problems(name, made, world, split)):
-        *before, (question, answer) = made.show(world, problem)
-        found.append(Example([*chat(before), USER, *question, MODEL], answer, number, "en"))
-    return found
+    return [last(made.show(world, problem), number) for number, problem in enumerate(problems(name, made, world, split))]
 
 
 def problems(name: str, made: Generator, world: World, split: str) -> list[Any]:

@@ -5,7 +5,7 @@
     listen       speech -> text                 digits     digit -> number or word, and back
     speech_draw  speech -> picture              one_shot   a worked example, then two new colours
     interleaved  several pictures, sounds and texts in one turn
-    prose, code, names, captions                text alone
+    prose, code, names, captions, long_text     text alone
 
 `SOURCES` write one pass over the training split in many phrasings, `TASKS` ask about one split in the
 canonical phrasing, which training documents use too. Both speak through the same few functions, so they
@@ -28,6 +28,7 @@ NAME_ENGLISH_FIRST = 0.75    # of pictures to name
 DRAW_OTHERS = 0.45           # names drawn in other languages, all together, for each in English
 NUM_ONE_SHOT = 400           # documents in one pass
 NUM_QUESTIONS = 200          # examples of the tasks that combine items freely
+LONG_CHARS = 20_000          # of a document of long_text, before it is cut to rows
 HELD_PAIR_PERCENT, VALID_PAIR_PERCENT = 20, 10
 
 
@@ -211,6 +212,25 @@ def code(world: World, rng: np.random.Generator) -> Iterator[Document]:
     yield from ([Text(document)] for split, document in world.code if split == "train")
 
 
+def long_text(world: World, rng: np.random.Generator) -> Iterator[Document]:
+    """What was cut to pieces, put together again: code and prose of many pages; packing cuts it where a row ends."""
+    yield from ([Text(text)] for text in pages(world, "train"))
+
+
+def pages(world: World, split: str) -> list[str]:
+    """Code and prose of one split, the pieces of each joined in their order, up to LONG_CHARS each."""
+    texts, text = [], ""
+    for source in (world.code, world.prose):
+        for piece in (piece for of, piece in source if of == split):
+            if len(text) + len(piece) > LONG_CHARS:
+                texts.append(text)
+                text = ""
+            text += f"\n\n{piece}" if text else piece
+        texts += [text] * bool(text)
+        text = ""
+    return texts
+
+
 def names(world: World, rng: np.random.Generator) -> Iterator[Document]:
     for item in range(len(world.items)):
         langs = _shuffled(world.languages_of(item), rng)
@@ -233,7 +253,7 @@ def captions(world: World, rng: np.random.Generator) -> Iterator[Document]:
 SOURCES: dict[str, Callable[[World, np.random.Generator], Iterator[Document]]] = {
     "draw": draw, "name": name, "listen": listen, "speech_draw": speech_draw, "translate": translate,
     "motion": motion, "digits": digits, "interleaved": interleaved, "one_shot": one_shot,
-    "prose": prose, "code": code, "names": names, "captions": captions,
+    "prose": prose, "code": code, "long_text": long_text, "names": names, "captions": captions,
 }
 
 

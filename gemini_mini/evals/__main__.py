@@ -95,7 +95,7 @@ def save(run_folder: Path, tasks: dict, album: album_lib.Album, about: dict, nam
     """Write what `suite.run` found. The arrays go first: a detail never names one that is not there."""
     album_lib.save(album, run_folder / "evals" / f"{name or 'examples'}.safetensors")
     if name:
-        files.write_bytes(run_folder / "evals" / f"{name}.png", chart.png(suite.SUITES[name].draw(tasks)))
+        files.write_bytes(run_folder / "evals" / f"{name}.png", chart.png(chart.draw(tasks)))
         files.write_json(run_folder / "evals" / f"{name}.json", {**about, "tasks": tasks})
     else:
         files.write_json(run_folder / "evals_detail.json", {**about, "tasks": tasks})

@@ -8,18 +8,21 @@ Next: suite.py.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32, Int32
 
-from gemini_mini import run as run_lib, stream
+from gemini_mini import files, run as run_lib, stream
 from gemini_mini.data import packing
 from gemini_mini.decode import engine, grammar, sampling
+from gemini_mini.model import decoder
 from gemini_mini.tokenizers import image
 
-TEXT_ROWS, TEXT_ROW_TOKENS = 8, 512
+TEXT_TOKENS, TEXT_ROW_TOKENS = 4096, 512  # read at once; of a row
 
 
 @runtime_checkable
@@ -30,13 +33,28 @@ class Answerer(Protocol):
     def patch(self) -> int:
         """Pixels on a side of what one image code stands for."""
 
+    @property
+    def row_tokens(self) -> int:
+        """Ids of the longest document in training."""
+
+    @property
+    def context_tokens(self) -> int:
+        """Ids of the longest document it can read."""
+
+    @property
+    def num_pieces(self) -> int:
+        """Pieces of text it can choose from."""
+
     def lengths(self, documents: Sequence[stream.Document]) -> list[int]:
         """How many ids it takes to write each document."""
 
     def answer(
-        self, prompts: Sequence[stream.Document], max_tokens: int, on_answers: Callable[[int], None]
+        self, prompts: Sequence[stream.Document], max_tokens: int, on_answers: Callable[[int], None], temperature: float = 0.0
     ) -> list[stream.Document]:
-        """An answer to each prompt; `on_answers(n)` is called when n more are there."""
+        """An answer to each prompt, text at `temperature`; `on_answers(n)` is called when n more are there."""
+
+    def nats(self, texts: Sequence[str], window_tokens: int) -> list[np.ndarray]:
+        """Surprise of each piece of each text, in nats, up to the end of the context; reading begins anew at each window."""
 
     def bits(self, texts: Sequence[str]) -> tuple[float, int]:
         """(bits of surprise, UTF-8 bytes) of the texts, each alone."""
@@ -47,7 +65,7 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True)
 class RunAnswerer:
-    """A trained run. Text is greedy; pictures are drawn at `temperature`."""
+    """A trained run. Text is greedy unless asked otherwise; pictures are drawn at `temperature`."""
 
     run: run_lib.Run
     temperature: float = 0.0
@@ -58,15 +76,27 @@ class RunAnswerer:
     def patch(self) -> int:
         return self.run.tokenizers.image.config.patch
 
+    @property
+    def row_tokens(self) -> int:
+        return files.read_json(Path(self.run.settings["task"]["rows"]) / "train" / "rows.json")["row_tokens"]
+
+    @property
+    def context_tokens(self) -> int:
+        return self.run.model.config.context_tokens
+
+    @property
+    def num_pieces(self) -> int:
+        return self.run.tokenizers.text.num_pieces
+
     def lengths(self, documents: Sequence[stream.Document]) -> list[int]:
         return [len(ids) - 1 for ids in self._render(documents, is_prompt=False)]  # BOS is the prompt's
 
     def answer(
-        self, prompts: Sequence[stream.Document], max_tokens: int, on_answers: Callable[[int], None]
+        self, prompts: Sequence[stream.Document], max_tokens: int, on_answers: Callable[[int], None], temperature: float = 0.0
     ) -> list[stream.Document]:
         tokenizers, ids = self.run.tokenizers, self._render(prompts, is_prompt=True)
         settings = engine.Settings(
-            text=sampling.GREEDY, image=sampling.Sampling(self.temperature), rules=grammar.Rules(),
+            text=sampling.Sampling(temperature), image=sampling.Sampling(self.temperature), rules=grammar.Rules(),
             max_tokens=max_tokens, seed=self.seed, batch_rows=self.batch_rows)
         answers: dict[int, list[stream.EncodedPart]] = {}
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -88,14 +118,31 @@ class RunAnswerer:
         pieces = [tokenizers.text.encode(text)[: row_tokens - 2] for text in texts]  # BOS and EOS
         num_bytes = sum(len(tokenizers.text.decode(ids).encode()) for ids in pieces)
         rows = packing.pack([stream.render([stream.Pieces(ids)], vocab) for ids in pieces], row_tokens)
-        nats = 0.0
-        for first in range(0, len(rows), TEXT_ROWS):
-            tokens = np.zeros((TEXT_ROWS, row_tokens), np.int32)
-            tokens[: len(rows) - first] = rows[first : first + TEXT_ROWS]
+        return float(sum(self._nats(rows).sum(axis=1, dtype=np.float64))) / math.log(2), num_bytes
+
+    def nats(self, texts: Sequence[str], window_tokens: int) -> list[np.ndarray]:
+        tokenizers, found = self.run.tokenizers, []
+        for text in texts:
+            pieces = tokenizers.text.encode(text)[: self.context_tokens - 1]
+            cuts = [pieces[first : first + window_tokens - 1] for first in range(0, len(pieces), window_tokens - 1)]
+            rows = np.zeros((len(cuts), window_tokens), np.int32)
+            for row, ids in zip(rows, cuts):
+                row[: len(ids) + 1] = stream.render([stream.Pieces(ids)], tokenizers.vocab, is_prompt=True)
+            read = self._nats(rows)
+            found.append(np.concatenate([line[: len(ids)] for line, ids in zip(read, cuts)]))
+        return found
+
+    def _nats(self, rows: Int32[np.ndarray, "R T"]) -> Float32[np.ndarray, "R T"]:
+        """Surprise of each next piece of text, 0 where something else is next."""
+        vocab, (count, length) = self.run.tokenizers.vocab, rows.shape
+        at_once, found = max(1, TEXT_TOKENS // length), []
+        for first in range(0, count, at_once):
+            tokens = np.zeros((at_once, length), np.int32)
+            tokens[: count - first] = rows[first : first + at_once]
             batch = packing.batch_of(tokens)
             is_text = (batch.targets >= vocab.text_start) & (batch.targets < vocab.image_start)
-            nats += float(_nats(self.run.model, batch, is_text * batch.has_target))
-        return nats / math.log(2), num_bytes
+            found.append(np.asarray(_surprise(self.run.model, batch)) * is_text * batch.has_target)
+        return np.concatenate(found)[:count].astype(np.float32)
 
     def reconstruct(self, pictures: np.ndarray) -> np.ndarray:
         codes = image.encode_many(self.run.tokenizers.image, pictures)
@@ -121,11 +168,11 @@ class RunAnswerer:
 
 
 @jax.jit
-def _nats(model, batch: packing.Batch, weights) -> jax.Array:
-    """-log p of the weighted targets, summed."""
+def _surprise(model: decoder.Decoder, batch: packing.Batch) -> Float32[Array, "B T"]:
+    """-log p of the targets."""
     logits = model.logits(model(batch.tokens, batch.positions, batch.segments))
     chosen = jnp.take_along_axis(logits, batch.targets[..., None], axis=-1)[..., 0]
-    return jnp.sum(weights * (jax.nn.logsumexp(logits, axis=-1) - chosen))
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
 def _after_prompt(parts: list[stream.EncodedPart]) -> list[stream.EncodedPart]:

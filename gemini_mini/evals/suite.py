@@ -11,11 +11,11 @@ import numpy as np
 
 from data_prep import emoji_world
 from gemini_mini.evals import album as album_lib, answerer as answerer_lib, pictures, task
-from gemini_mini.evals.suites import audio, generation, image, in_context, multilingual, text, video
+from gemini_mini.evals.suites import audio, generation, image, in_context, long_context, multilingual, reasoning, text, video
 
 SUITES = {
-    "image": image.SUITE, "multilingual": multilingual.SUITE, "audio": audio.SUITE, "video": video.SUITE,
-    "generation": generation.SUITE, "in_context": in_context.SUITE, "text": text.SUITE,
+    "long_context": long_context.SUITE, "image": image.SUITE, "multilingual": multilingual.SUITE, "audio": audio.SUITE, "video": video.SUITE,
+    "generation": generation.SUITE, "in_context": in_context.SUITE, "reasoning": reasoning.SUITE, "text": text.SUITE,
 }
 TASKS = {found.name: found for suite in SUITES.values() for found in suite.tasks}
 
@@ -33,7 +33,7 @@ def run(
         begin = time.perf_counter()
         found = TASKS[name].find(exam)
         if found["splits"]:
-            tasks[name] = {**found, "seconds": round(time.perf_counter() - begin, 1)}
+            tasks[name] = {**found, "axes": TASKS[name].axes, "seconds": round(time.perf_counter() - begin, 1)}
     return tasks, exam.album
 
 

@@ -15,15 +15,15 @@ Next: judges.py, baselines.py, suites/, suite.py.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from data_prep import documents, emoji_world, questions
 from gemini_mini import progress, stream
-from gemini_mini.evals import album as album_lib, answerer as answerer_lib, chart, metrics, pictures
+from gemini_mini.evals import album as album_lib, answerer as answerer_lib, metrics, pictures
 
 SPLITS = ("seen", "valid", "test_compose", "test_concept", "test_lang", "test_speaker_language", "test_motion", "test")
 ROOM_TOKENS = 8  # an answer may be this much longer than the longest true one
@@ -89,6 +89,7 @@ class Task:
     splits: tuple[str, ...] = SPLITS
     share: float = 1.0  # of the limit: long answers are asked for less often
     shots: int = 0  # training examples in the prompt, with their answers
+    axes: tuple[str, ...] = ()
 
     def find(self, exam: Exam) -> dict:
         """Ask all splits at once; judge model and baseline alike. Returns JSON values."""
@@ -140,6 +141,7 @@ class Measure:
     name: str
     title: str
     find: Callable[[Exam], dict]
+    axes: tuple[str, ...] = ()  # values of its cells that a chart lays them out by: one for a line, two for a map
 
 
 class Suite(NamedTuple):
@@ -147,7 +149,6 @@ class Suite(NamedTuple):
 
     title: str
     tasks: tuple[Task | Measure, ...]
-    draw: Callable[[Mapping[str, Any]], Any] = chart.bars  # what the tasks found -> a figure of matplotlib
 
 
 def cell(

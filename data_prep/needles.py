@@ -1,0 +1,173 @@
+"""Something small in something long, and a question about it: in text, in a clip, in speech.
+
+    retrieval      pairs of words and numbers within prose, then: what is the number of the cat?
+    video_needle   one frame shows another thing: at which second?
+    audio_needle   words said one after another, each in its own second: at which second is the cat?
+
+`sized` sets how much stands around the needle and how deep in it lies; training draws both at random.
+Facts: key-value pairs, filler, query (Gemini report, section 5.1.5); needles in text, audio and video
+answered by a time (Gemini 1.5 Pro).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from data_prep import questions, splits
+from data_prep.emoji_world import World
+from gemini_mini import stream
+from gemini_mini.stream import Document, Text
+
+FEWEST_PAIRS, MOST_PAIRS, MOST_ASKED = 2, 16, 4
+SHORTEST_CHARS, LONGEST_CHARS = 8, 6_000  # of prose around the pairs
+MOST_FRAMES, MOST_WORDS = 64, 48
+ASK_NUMBER = "What is the number of {}?"
+ASK_SEEN = "At which second is the {}?"
+ASK_SAID = "At which second is {!r} said?"
+
+
+class Pairs(NamedTuple):
+    """Words with their numbers, `before` and `after` so many characters of prose, which begin at document `start`."""
+
+    pairs: tuple[tuple[str, int], ...]
+    asked: tuple[int, ...]  # which pairs, in turn
+    before: int
+    after: int
+    start: int
+
+
+class Frames(NamedTuple):
+    """`size` frames, a second each, of the first frame of shot `hay`; that of shot `needle` at second `at`."""
+
+    hay: int
+    needle: int
+    size: int
+    at: int
+
+
+class Words(NamedTuple):
+    """English clips one after another, each at the beginning of a second; which one is asked for."""
+
+    clips: tuple[int, ...]
+    at: int
+
+
+def draw_pairs(world: World, rng: np.random.Generator) -> Pairs:
+    words = sorted({item.names["en"] for item in world.items if item.name_splits.get("en") == "train"
+                    and item.names["en"].isalpha()})
+    size = min(int(rng.integers(FEWEST_PAIRS, MOST_PAIRS + 1)), len(words))
+    keys = [words[i] for i in rng.permutation(len(words))[:size]]
+    values = [int(value) for value in rng.integers(100, 1_000, size)]
+    asked = rng.permutation(size)[: MOST_ASKED]
+    chars, depth = int(np.exp(rng.uniform(np.log(SHORTEST_CHARS), np.log(LONGEST_CHARS)))), float(rng.random())
+    pairs = Pairs(tuple(zip(keys, values)), tuple(int(i) for i in asked), 0, 0, int(rng.integers(1 << 20)))
+    return size_pairs(pairs, chars, depth)
+
+
+def size_pairs(problem: Pairs, chars: int, depth: float) -> Pairs:
+    """With `chars` of prose, of which the share `depth` stands before the pairs."""
+    before = round(chars * depth)
+    return problem._replace(before=before, after=chars - before)
+
+
+def show_pairs(world: World, problem: Pairs) -> list[tuple[Document, Document]]:
+    book = _prose(world, problem.start, problem.before + problem.after)
+    listed = "\n".join(f"{key}: {value}" for key, value in problem.pairs)
+    texts = [book[: problem.before], f"Remember these numbers.\n{listed}", book[problem.before :]]
+    first, *others = [problem.pairs[i] for i in problem.asked]
+    asked = "\n\n".join([*filter(str.strip, texts), ASK_NUMBER.format(first[0])])
+    return [([Text(asked)], [Text(str(first[1]))]),
+            *(([Text(ASK_NUMBER.format(key))], [Text(str(value))]) for key, value in others)]
+
+
+def _prose(world: World, start: int, chars: int) -> str:
+    """So many characters of training prose, from the so-manieth document on, around its end."""
+    texts = [text for split, text in world.prose if split == "train"]
+    found, length = [], 0
+    while length < chars:
+        found.append(texts[start % len(texts)])
+        length += len(found[-1]) + 1
+        start += 1
+    return "\n".join(found)[:chars]
+
+
+def last_number(problem: Pairs) -> str:
+    """An answer without looking: the number that was told last."""
+    return str(problem.pairs[-1][1])
+
+
+def middle(problem: Frames | Words) -> str:
+    """An answer without looking: the middle of it."""
+    return _time((problem.size if isinstance(problem, Frames) else len(problem.clips)) // 2)
+
+
+def draw_frames(world: World, rng: np.random.Generator) -> Frames:
+    shots = [i for i, shot in enumerate(world.shots) if shot.split == "train"]
+    hay = int(rng.choice(shots))
+    needle = int(rng.choice([i for i in shots if world.shots[i].item != world.shots[hay].item]))
+    size = _log_uniform(rng, 3, MOST_FRAMES)
+    return Frames(hay, needle, size, int(rng.integers(size)))
+
+
+def size_frames(problem: Frames, size: int, depth: float) -> Frames:
+    """Of `size` frames, the needle at about the share `depth` of them."""
+    return problem._replace(size=size, at=_place(problem, size, depth))
+
+
+def show_frames(world: World, problem: Frames) -> list[tuple[Document, Document]]:
+    frames = np.repeat(np.asarray(world.frames[problem.hay])[:1], problem.size, axis=0)
+    frames[problem.at] = world.frames[problem.needle][0]
+    clip = stream.Video(frames, np.arange(problem.size, dtype=np.float32))
+    name = world.items[world.shots[problem.needle].item].names["en"]
+    return [([clip, Text(ASK_SEEN.format(name))], [Text(_time(problem.at))])]
+
+
+def draw_words(world: World, rng: np.random.Generator) -> Words:
+    by_item = {world.clips[clip].item: clip for clip in rng.permutation(_spoken(world))}  # one clip for each word
+    clips = list(by_item.values())
+    size = min(_log_uniform(rng, 2, MOST_WORDS), len(clips))
+    chosen = tuple(int(clips[i]) for i in rng.choice(len(clips), size, replace=False))
+    return Words(chosen, int(rng.integers(size)))
+
+
+def size_words(problem: Words, size: int, depth: float) -> Words:
+    """Of `size` words, the asked one at about the share `depth` of them; hay comes again where there is not enough."""
+    needle = problem.clips[problem.at]
+    hay = [clip for clip in problem.clips if clip != needle] or [needle]
+    at = _place(problem, size, depth)
+    clips = [hay[i % len(hay)] for i in range(size)]
+    clips[at] = needle
+    return Words(tuple(clips), at)
+
+
+def show_words(world: World, problem: Words) -> list[tuple[Document, Document]]:
+    sounds = []
+    for clip in problem.clips:
+        samples = world.sound(clip).samples
+        sounds.append(np.pad(samples, (0, -len(samples) % stream.SAMPLE_RATE_HZ)))
+    start = sum(map(len, sounds[: problem.at])) // stream.SAMPLE_RATE_HZ
+    name = world.items[world.clips[problem.clips[problem.at]].item].names["en"]
+    return [([stream.Audio(np.concatenate(sounds)), Text(ASK_SAID.format(name))], [Text(_time(start))])]
+
+
+def _spoken(world: World) -> list[int]:
+    return [clip for clip in world.clips_in("train") if world.clips[clip].lang == "en"]
+
+
+def _place(problem: Frames | Words, size: int, depth: float) -> int:
+    """Near the share `depth` of `size`, a tenth of it to either side: else one answer would be right for a whole cell."""
+    swing = (splits.bucket(f"place {problem!r}", 1_001) / 1_000 - 0.5) / 5
+    return round(min(1.0, max(0.0, depth + swing)) * (size - 1))
+
+
+def _log_uniform(rng: np.random.Generator, low: int, high: int) -> int:
+    return int(np.exp(rng.uniform(np.log(low), np.log(high + 1))))
+
+
+def _time(second: int) -> str:
+    return f"{second // 60:02d}:{second % 60:02d}"
+
+
+RETRIEVAL = questions.Generator(draw_pairs, show_pairs, num_documents=6_000)
+VIDEO = questions.Generator(draw_frames, show_frames, num_documents=400)
+AUDIO = questions.Generator(draw_words, show_words, num_documents=300)

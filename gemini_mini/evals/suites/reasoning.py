@@ -1,0 +1,124 @@
+"""Problems of several steps: answered at once, by a chain of thought, by a vote, and by a vote that knows its doubt.
+
+    at once       greedy, only the result
+    chain         greedy, step by step
+    majority      the most frequent result of k sampled chains
+    routed        the majority where at least a share t of the chains agree, the answer at once elsewhere
+
+The threshold t is the best one on problems that are not reported: those of valid, or half of them where no test split
+may be looked at.
+Facts: uncertainty-routed chain of thought (Gemini report, section 5.1.1 and appendix 9.1).
+"""
+
+import collections
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from data_prep import documents, questions, reasoning
+from gemini_mini import progress, stream
+from gemini_mini.evals import task
+
+SAMPLES, TEMPERATURE = 8, 0.7
+ROOM_TOKENS = 12  # beyond the longest true chain
+
+
+class Asked(NamedTuple):
+    """The true result of each problem and the answers to it."""
+
+    truths: list[str]
+    at_once: list[stream.Document]
+    chain: list[stream.Document]
+    samples: list[list[stream.Document]]  # of each problem
+
+    @property
+    def votes(self) -> list[tuple[str, float]]:
+        """The most frequent result of each problem's samples, the first of equals, and its share of them."""
+        return [vote([result(answer) for answer in answers]) for answers in self.samples]
+
+
+def vote(results: list[str]) -> tuple[str, float]:
+    """The most frequent result, the first of equals, and its share."""
+    best, count = collections.Counter(results).most_common(1)[0]
+    return best, count / len(results)
+
+
+def route(at_once: list[str], votes: list[tuple[str, float]], threshold: float) -> list[str]:
+    """The vote where enough agree, the other answer elsewhere."""
+    return [voted if share >= threshold else other for other, (voted, share) in zip(at_once, votes, strict=True)]
+
+
+def best_threshold(truths: list[str], at_once: list[str], votes: list[tuple[str, float]]) -> float:
+    """The share of equal results from which the vote is to be believed; the least of equally good ones.
+
+    0 always takes the vote, 2 never.
+    """
+    tried = [0.0, *sorted({share for _, share in votes}), 2.0]
+    return max(tried, key=lambda t: (_num_right(truths, route(at_once, votes, t)), -t))
+
+
+def result(answer: stream.Document) -> str:
+    """The last number that an answer says."""
+    return reasoning.result_of(task.words(answer))
+
+
+def _num_right(truths: list[str], results: list[str]) -> int:
+    return sum(truth == said for truth, said in zip(truths, results, strict=True))
+
+
+def _find(kind: str, ask: Callable[[Any, bool], tuple[stream.Document, stream.Document]], title: str, exam: task.Exam) -> dict:
+    limit = exam.settings.limit
+    problems = {split: questions.problems(kind, documents.GENERATORS[kind], exam.world, split) for split in ("train", "valid", "test")}
+    if exam.settings.is_valid_only:
+        split, tuned, asked = "valid", problems["valid"][::2][:limit], problems["valid"][1::2][:limit]
+    else:
+        split, tuned, asked = "test", problems["valid"][:limit], problems["test"][:limit]
+    found = _ask(kind, ask, exam, [*tuned, *asked])
+    before = Asked(*(column[: len(tuned)] for column in found))
+    after = Asked(*(column[len(tuned) :] for column in found))
+    threshold = best_threshold(before.truths, [result(a) for a in before.at_once], before.votes)
+    at_once, chain = [result(a) for a in after.at_once], [result(a) for a in after.chain]
+    majority = [best for best, _ in after.votes]
+    known = collections.Counter(result(ask(problem, False)[1]) for problem in problems["train"])
+    commonest = task.figure([_judge(truth, known.most_common(1)[0][0]) for truth in after.truths], False)["value"]
+    chance, drawn = 1 / len(set(known) | set(after.truths)), f"{SAMPLES} chains at temperature {TEMPERATURE}"
+    splits = {}
+    for name, results, answers, is_in_steps, sampling, samples in (
+        ("at once", at_once, after.at_once, False, "greedy", 1),
+        ("chain", chain, after.chain, True, "greedy", 1),
+        (f"majority of {SAMPLES}", majority, [chains[0] for chains in after.samples], True, drawn, SAMPLES),
+        (f"routed of {SAMPLES}", route(at_once, after.votes, threshold), [chains[0] for chains in after.samples], True,
+         f"{drawn}; below {threshold:.0%} agreement (chosen on {len(tuned)} problems of valid) greedy at once", SAMPLES + 1),
+    ):
+        examples = [questions.example(*ask(problem, is_in_steps), number, "en") for number, problem in enumerate(asked)]
+        judged = [_judge(truth, said) for truth, said in zip(after.truths, results, strict=True)]
+        splits[f"{split}: {name}"] = {
+            **task.cell(judged, False, chance, commonest, task.in_words(examples[0].prompt), sampling=sampling, samples=samples),
+            "threshold": threshold if name.startswith("routed") else None,
+            "examples": [task.answered(exam.album, e, a, j, False) for e, a, j in zip(examples, answers, judged, strict=True)]}
+    return {"title": title, "is_error": False, "unit": "accuracy", "baseline_title": "the commonest result of training",
+            "splits": splits}
+
+
+def _judge(truth: str, said: str) -> task.Judged:
+    return task.Judged(float(truth == said), 1.0)
+
+
+def _ask(kind: str, ask: Callable, exam: task.Exam, problems: list[Any]) -> Asked:
+    """Every problem at once, in steps, and in steps so many times at a temperature."""
+    quick, slow = ([questions.example(*ask(problem, is_in_steps), 0, "en") for problem in problems] for is_in_steps in (False, True))
+    room = max(exam.model.lengths([example.answer for example in slow])) + ROOM_TOKENS
+    with progress.bar(kind, len(problems) * (SAMPLES + 2), "answers") as bar:
+        answer = functools.partial(exam.model.answer, max_tokens=room, on_answers=bar.advance)
+        at_once, chain = (answer([example.prompt for example in examples]) for examples in (quick, slow))
+        drawn = answer([example.prompt for example in slow for _ in range(SAMPLES)], temperature=TEMPERATURE)
+    samples = [drawn[at : at + SAMPLES] for at in range(0, len(drawn), SAMPLES)]
+    return Asked([result(example.answer) for example in quick], at_once, chain, samples)
+
+
+SUITE = task.Suite("reasoning in steps", (
+    task.Measure("sums", "a number and what is done to it, in words",
+                 functools.partial(_find, "sums", reasoning.ask_sum, "a number and what is done to it, in words")),
+    task.Measure("programs", "what a small program prints",
+                 functools.partial(_find, "programs", reasoning.ask_program, "what a small program prints")),
+))
