@@ -54,9 +54,11 @@ def examples(world: World, task: str, split: str) -> list[questions.Example]:
 
 
 def valid(world: World, names: Iterable[str]) -> dict[str, list[Document]]:
-    """The questions of the valid split with their answers, as training documents, of the tasks among `names`."""
-    return {task: [example.prompt + example.answer for example in examples(world, task, "valid")]
-            for task in names if task in TASKS}
+    """What `names` hold in the valid split, as training documents: questions with their answers, prose and code."""
+    written = {"prose": world.prose, "code": world.code}
+    return {name: [[Text(text)] for split, text in written[name] if split == "valid"] if name in written else
+            [example.prompt + example.answer for example in examples(world, name, "valid")]
+            for name in names if name in TASKS or name in written}
 
 
 class Read(NamedTuple):

@@ -155,9 +155,9 @@ def _spoken(world: World) -> list[int]:
 
 
 def _place(problem: Frames | Words, size: int, depth: float) -> int:
-    """Near the share `depth` of `size`, a tenth of it to either side: else one answer would be right for a whole cell."""
-    swing = (splits.bucket(f"place {problem!r}", 1_001) / 1_000 - 0.5) / 5
-    return round(min(1.0, max(0.0, depth + swing)) * (size - 1))
+    """Near the share `depth` of `size`, up to an eighth away: else one answer would be right for a whole cell."""
+    place = abs(depth + (splits.bucket(f"place {problem!r}", 1_001) / 1_000 - 0.5) / 4)
+    return round(min(place, 2 - place) * (size - 1))
 
 
 def _log_uniform(rng: np.random.Generator, low: int, high: int) -> int:

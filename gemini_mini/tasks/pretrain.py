@@ -37,6 +37,7 @@ class Pretrain:
     user_weight: float = 1.0  # of what the user says: a question is given, not to be guessed
     answer_text_weight: float = 1.0  # of the model's words: few beside the codes of a picture
     hide_images: float = 0.0  # hide codes of the pictures it draws from the input, up to this share of a row's
+    start_from: str = ""  # a finished run whose weights this one begins with: to go on with longer rows or other data
     hide_prompts: float = 0.0  # of the documents that draw, this share does so without what the user says: for guidance
 
     @cached_property
@@ -55,11 +56,22 @@ class Pretrain:
                                     f"{self.model.context_tokens}; raise it or pack shorter rows")
         return stored
 
+    @cached_property
+    def first_weights(self) -> dict[str, np.ndarray]:
+        """The weights of `start_from`. Raises: InputError when it is not finished, or reads another vocabulary."""
+        arrays, meta = files.load_arrays(Path(self.start_from) / "model.safetensors")
+        vocabulary.check(meta["vocabulary"], self.vocab.fingerprint, self.start_from)
+        return arrays
+
     def inputs(self) -> dict:
-        return {"rows": files.built_key(self.rows), "vocabulary": self.vocab.fingerprint}
+        found = {"rows": files.built_key(self.rows), "vocabulary": self.vocab.fingerprint}
+        if self.start_from:
+            found["start_from"] = files.hash_bytes(*(w.tobytes() for _, w in sorted(self.first_weights.items())))
+        return found
 
     def init(self, rngs: nnx.Rngs) -> decoder.Decoder:
-        return decoder.Decoder(replace(self.model, vocab_size=self.vocab.size), rngs)
+        made = decoder.Decoder(replace(self.model, vocab_size=self.vocab.size), rngs)
+        return nn.with_weights(made, jax.tree.map(jnp.asarray, self.first_weights)) if self.start_from else made
 
     def batches(self, steps: int, seed: int) -> Callable[[int], packing.Batch]:
         return loader.Loader(self.train_rows, self.stages, self.batch_rows, steps, seed, self.most_passes).batch

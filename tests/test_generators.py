@@ -1,0 +1,159 @@
+"""Laws of the questions made by rule: each answer follows from its question, worked out here in another way."""
+
+import contextlib
+import io
+import operator
+import re
+
+import numpy as np
+import pytest
+
+from data_prep import digits, documents, emoji_world, invented, needles, questions, reasoning, video
+from gemini_mini import stream
+
+NAMES = ("cat", "dog", "fish", "lemon", "key", "anchor", "cactus", "violin", "tractor", "teapot")
+
+
+@pytest.fixture(scope="module")
+def world() -> emoji_world.World:
+    """Ten things with noise for pictures and sounds; the last is held out."""
+    rng = np.random.default_rng(0)
+    split_of = ["train"] * 9 + ["valid"]
+    items = [emoji_world.Item(name, split, {"en": name}, {"en": split}, (), "") for name, split in zip(NAMES, split_of)]
+    clips = [emoji_world.Clip(item, "en", speaker, split_of[item]) for item in range(10) for speaker in range(2)]
+    stops = np.cumsum(rng.integers(4_000, 20_000, len(clips)))
+    shots = [video.Shot(item, "up", 0, split_of[item]) for item in range(10)]
+    return emoji_world.World(
+        config=emoji_world.WorldConfig("test", languages=("en",), num_speakers=4, voices_per_name=1, shard_clips=99),
+        fingerprint="test", items=items, pictures=rng.integers(0, 256, (10, 32, 32, 3)).astype(np.uint8), clips=clips,
+        starts=np.concatenate([[0], stops[:-1]]), stops=stops, shards=[rng.integers(-9000, 9000, stops[-1]).astype(np.int16)],
+        shots=shots, frames=rng.integers(0, 256, (10, 2, 16, 16, 3)).astype(np.uint8), digits=digits.none(16),
+        prose=[("train", f"Sentence {n} of the book." * 9) for n in range(20)] + [("valid", "Never seen.")],
+        code=[("train", f"x = {n}") for n in range(3)])
+
+
+def _drawn(name: str, world, count: int) -> list:
+    rng = np.random.default_rng(1)
+    return [documents.GENERATORS[name].draw(world, rng) for _ in range(count)]
+
+
+@pytest.mark.parametrize("name", documents.GENERATORS)
+def test_training_never_reads_what_is_asked(name, world):
+    made = documents.GENERATORS[name]._replace(num_documents=60, num_questions=12)
+    problems = {split: {repr(p) for p in questions.problems(name, made, world, split)} for split in ("train", "valid", "test")}
+    assert [len(found) for found in problems.values()] == [12, 12, 12]
+    read = [repr(document) for document in questions.documents(name, made, world, questions.rng_of(name, 0, 0))]
+    seen, *others = (questions.examples(name, made, world, split) for split in problems)
+    assert all(repr(e.prompt + e.answer) in read for e in seen), "the seen ones are the first that training reads"
+    assert not any(repr(e.prompt + e.answer) in read for found in others for e in found)
+    assert all(e.prompt[-1] == questions.MODEL and e.prompt[0] == questions.USER for found in (seen, *others) for e in found)
+
+
+def test_the_number_of_a_word_stands_beside_it_as_deep_as_asked(world):
+    for problem in _drawn("retrieval", world, 20):
+        problem = needles.size_pairs(problem, 1_000, 0.25)
+        (first, _), *_ = turns = needles.show_pairs(world, problem)
+        text = first[0].text
+        told = dict(re.findall(r"^(\w+): (\d{3})$", text, re.MULTILINE))
+        assert len(told) == len(problem.pairs)
+        for question, answer in turns:
+            (word,) = re.findall(r"What is the number of (\w+)\?$", question[0].text)
+            assert answer == [stream.Text(told[word])]
+        before, after = text.index("Remember these"), text.index("What is the") - text.index(f"{problem.pairs[-1][0]}: ")
+        assert before == 250 + 2 and 750 <= after <= 750 + 30
+        assert "Never seen" not in text
+        assert needles.last_number(problem) == list(told.values())[-1]
+
+
+def test_one_frame_is_another_thing_at_the_second_that_is_answered(world):
+    pictured = {world.frames[i][0].tobytes(): world.items[shot.item].names["en"] for i, shot in enumerate(world.shots)}
+    for problem in _drawn("video_needle", world, 20):
+        ((clip, ask), answer), = needles.show_frames(world, needles.size_frames(problem, 24, 0.5))
+        contents = [frame.tobytes() for frame in clip.frames]
+        (odd,) = [second for second, content in enumerate(contents) if contents.count(content) == 1]
+        assert clip.seconds.tolist() == list(range(24)) and abs(odd - 11.5) <= 3.5
+        assert answer == [stream.Text(f"00:{odd:02d}")] and ask.text == f"At which second is the {pictured[contents[odd]]}?"
+        assert "teapot" not in (pictured[contents[odd]], pictured[contents[odd - 1]])
+
+
+def test_the_word_that_is_asked_for_is_said_at_that_second(world):
+    places = []
+    for problem in _drawn("audio_needle", world, 12):
+        problem = needles.size_words(problem, 17, 1.0)
+        ((sound, ask), answer), = needles.show_words(world, problem)
+        (word,) = re.findall(r"second is '(\w+)' said", ask.text)
+        second = int(answer[0].text.removeprefix("00:"))
+        spoken = [clip for clip, said in enumerate(world.clips) if world.items[said.item].names["en"] == word]
+        here = sound.samples[second * stream.SAMPLE_RATE_HZ :]
+        assert any(np.array_equal(here[: len(world.sound(c).samples)], world.sound(c).samples) for c in spoken)
+        heard = [world.items[world.clips[c].item].names["en"] for c in problem.clips]
+        assert len(heard) == 17 and heard.count(word) == 1 and "teapot" not in heard
+        places.append(problem.at)
+    assert min(places) >= 14 and len(set(places)) > 1, "no one answer is right for all"
+
+
+OPERATIONS = {"add": operator.add, "subtract": operator.sub, "multiply": operator.mul,
+              "+": operator.add, "-": operator.sub, "*": operator.mul}
+
+
+def test_sums_are_right_at_once_and_in_each_step(world):
+    for problem in _drawn("sums", world, 200):
+        (question,), (answer,) = reasoning.ask_sum(problem, False)
+        value = int(re.match(r"Start with (\d+),", question.text)[1])
+        for verb, number in re.findall(r"(add|subtract|multiply) (?:by )?(\d+)", question.text):
+            value = OPERATIONS[verb](value, int(number))
+            assert 0 <= value <= 999
+        assert answer.text == str(value)
+        (asked,), (chain,) = reasoning.ask_sum(problem, True)
+        assert asked.text.replace("Step by step.", "Only the result.") == question.text
+        _assert_steps(chain.text)
+        assert reasoning.result_of(chain.text) == str(value)
+    assert reasoning.result_of("no idea") == "" and reasoning.result_of("3, so -12.") == "-12"
+
+
+def test_programs_print_what_is_answered(world):
+    for problem in _drawn("programs", world, 100):
+        (question,), (answer,) = reasoning.ask_program(problem, False)
+        code = question.text.split("\nWhat does it print?")[0]
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(code, {})
+        assert printed.getvalue().strip() == answer.text
+        chain = reasoning.ask_program(problem, True)[1][0].text
+        _assert_steps(chain)
+        assert reasoning.result_of(chain) == answer.text
+
+
+def _assert_steps(chain: str) -> None:
+    for first, sign, second, total in re.findall(r"(\d+) ([-+*]) (\d+) = (\d+)", chain):
+        assert OPERATIONS[sign](int(first), int(second)) == int(total)
+
+
+def test_an_invented_sentence_follows_from_the_prompt_alone(world):
+    orders = set()
+    for problem in _drawn("invented", world, 60):
+        turns = invented.show(world, problem._replace(is_grammar_told=True, num_shots=4))
+        told, first = turns[0][0][0].text.split("\n")
+        words = dict(re.findall(r"(\w+) = (\w+)", told))
+        order = re.findall(r"The order is (\w+), (\w+), (\w+)\.", told)[0]
+        is_last = "Adjectives follow" in told
+        orders.add((order, is_last))
+        assert len(turns) == 5 and len(set(words.values())) == len(words) == 8
+        for english, (_, answer) in zip([first, *(question[0].text for question, _ in turns[1:])], turns, strict=True):
+            subject, verb, thing = re.fullmatch(r"the (\w+(?: \w+)?) (\w+) the (\w+(?: \w+)?)", english).groups()
+            phrase = {"verb": [words[verb]]}
+            for role, noun in (("subject", subject), ("object", thing)):
+                said = [words[word] for word in noun.split()]
+                phrase[role] = said[::-1] if is_last else said
+            assert answer[0].text == " ".join(word for role in order for word in phrase[role])
+        asked = turns[-1][0][0].text
+        assert invented.word_for_word(problem) == " ".join(words[word] for word in asked.split() if word != "the")
+    assert len(orders) == invented.NUM_GRAMMARS
+    silent = invented.show(world, problem._replace(is_grammar_told=False, num_shots=0))
+    assert len(silent) == 1 and "order" not in silent[0][0][0].text
+
+
+def test_long_text_joins_what_was_cut(world):
+    texts = [document[0].text for document in documents.source(world, "long_text", 0)]
+    assert texts[0] == "x = 0\n\nx = 1\n\nx = 2" and len(texts) == 2
+    assert "Never seen." not in texts[1] and texts[1].count("Sentence 7 ") == 9
