@@ -91,17 +91,18 @@ def examples(name: str, made: Generator, world: World, split: str) -> list[Examp
     return [last(made.show(world, problem), number) for number, problem in enumerate(problems(name, made, world, split))]
 
 
-def problems(name: str, made: Generator, world: World, split: str) -> list[Any]:
+def problems(name: str, made: Generator, world: World, split: str) -> Iterator[Any]:
     """Different problems of one split, behind `examples`."""
     if split not in ("train", "valid", "test"):
-        return []
+        return
     rng = rng_of(name, 0, 0) if split == "train" else rng_of(f"{name} {split}", 0, 0)
-    found: dict[str, Any] = {}
+    found: set[str] = set()
     for problem in _problems(name, made, world, rng, split, range(made.num_questions * MOST_DRAWS)):
-        found.setdefault(repr(problem), problem)
         if len(found) == made.num_questions:
-            break
-    return list(found.values())
+            return
+        if repr(problem) not in found:
+            found.add(repr(problem))
+            yield problem
 
 
 def _problems(

@@ -36,7 +36,6 @@ class TextAlone(pretrain.Pretrain):
         return tuple(name for name, stored in self.train_rows.sources.items()
                      if len(stored) and not np.isin(known[stored], (vocabulary.IMAGE, vocabulary.AUDIO)).any())
 
-    @functools.lru_cache(maxsize=1)
     def dealt(self, seed: int) -> list[tuple[str, int]]:
         """(source, row) of all text that the whole run reads, in its order."""
         sizes = {name: len(stored) for name, stored in self.train_rows.sources.items()}

@@ -22,6 +22,7 @@ import pytest  # noqa: E402
 from flax import nnx  # noqa: E402
 
 import gemini_mini  # noqa: E402
+from data_prep import digits, emoji_world, video  # noqa: E402
 from gemini_mini import config, files, nn, run  # noqa: E402
 from gemini_mini.model import decoder  # noqa: E402
 from gemini_mini.tokenizers import audio, bundle, image, text  # noqa: E402
@@ -51,3 +52,22 @@ def model(run_folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "keep_compiled", lambda: None)
         return gemini_mini.load(run_folder)
+
+
+@pytest.fixture(scope="session")
+def small_world() -> emoji_world.World:
+    """Ten things with noise for pictures and sounds; the last is held out."""
+    rng = np.random.default_rng(0)
+    names = ("cat", "dog", "fish", "lemon", "key", "anchor", "cactus", "violin", "tractor", "teapot")
+    split_of = ["train"] * 9 + ["valid"]
+    items = [emoji_world.Item(name, split, {"en": name}, {"en": split}, (), "") for name, split in zip(names, split_of)]
+    clips = [emoji_world.Clip(item, "en", speaker, split_of[item]) for item in range(10) for speaker in range(2)]
+    stops = np.cumsum(rng.integers(4_000, 20_000, len(clips)))
+    shots = [video.Shot(item, "up", 0, split_of[item]) for item in range(10)]
+    return emoji_world.World(
+        config=emoji_world.WorldConfig("test", languages=("en",), num_speakers=4, voices_per_name=1, shard_clips=99),
+        fingerprint="test", items=items, pictures=rng.integers(0, 256, (10, 32, 32, 3)).astype(np.uint8), clips=clips,
+        starts=np.concatenate([[0], stops[:-1]]), stops=stops, shards=[rng.integers(-9000, 9000, stops[-1]).astype(np.int16)],
+        shots=shots, frames=rng.integers(0, 256, (10, 2, 16, 16, 3)).astype(np.uint8), digits=digits.none(16),
+        prose=[("train", f"Sentence {n} of the book." * 9) for n in range(20)] + [("valid", "Never seen.")],
+        code=[("train", f"x = {n}") for n in range(3)])

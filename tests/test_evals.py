@@ -498,6 +498,18 @@ def test_bits_are_those_of_each_text_alone(model):
     assert bits == pytest.approx(nats / math.log(2), rel=1e-5)
 
 
+def test_surprise_is_read_anew_at_each_window(model):
+    """A text no longer than the context has the bits of `bits`; a window, those of its own pieces alone."""
+    string = "a fish and a key, lemon " * 6
+    (whole,), (anew,) = model.nats([string], 512), model.nats([string], 32)
+    bits, _ = model.bits([string])
+    pieces = model.run.tokenizers.text.encode(string)
+    assert len(whole) == len(anew) == len(pieces) and whole.sum() / math.log(2) == pytest.approx(bits, rel=1e-5)
+    (second,) = model.nats([model.run.tokenizers.text.decode(pieces[31:62])], 512)
+    np.testing.assert_allclose(anew[31:62], second, rtol=2e-4)
+    np.testing.assert_allclose(anew[:31], whole[:31], rtol=2e-4)
+
+
 def test_reconstruct_keeps_order_and_shape(world, model):
     some = np.asarray(world.pictures[:3])
     kept = model.reconstruct(some)

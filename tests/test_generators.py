@@ -8,29 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from data_prep import digits, documents, emoji_world, invented, needles, questions, reasoning, video
+from data_prep import documents, invented, needles, questions, reasoning
 from gemini_mini import stream
-
-NAMES = ("cat", "dog", "fish", "lemon", "key", "anchor", "cactus", "violin", "tractor", "teapot")
-
-
-@pytest.fixture(scope="module")
-def world() -> emoji_world.World:
-    """Ten things with noise for pictures and sounds; the last is held out."""
-    rng = np.random.default_rng(0)
-    split_of = ["train"] * 9 + ["valid"]
-    items = [emoji_world.Item(name, split, {"en": name}, {"en": split}, (), "") for name, split in zip(NAMES, split_of)]
-    clips = [emoji_world.Clip(item, "en", speaker, split_of[item]) for item in range(10) for speaker in range(2)]
-    stops = np.cumsum(rng.integers(4_000, 20_000, len(clips)))
-    shots = [video.Shot(item, "up", 0, split_of[item]) for item in range(10)]
-    return emoji_world.World(
-        config=emoji_world.WorldConfig("test", languages=("en",), num_speakers=4, voices_per_name=1, shard_clips=99),
-        fingerprint="test", items=items, pictures=rng.integers(0, 256, (10, 32, 32, 3)).astype(np.uint8), clips=clips,
-        starts=np.concatenate([[0], stops[:-1]]), stops=stops, shards=[rng.integers(-9000, 9000, stops[-1]).astype(np.int16)],
-        shots=shots, frames=rng.integers(0, 256, (10, 2, 16, 16, 3)).astype(np.uint8), digits=digits.none(16),
-        prose=[("train", f"Sentence {n} of the book." * 9) for n in range(20)] + [("valid", "Never seen.")],
-        code=[("train", f"x = {n}") for n in range(3)])
-
 
 def _drawn(name: str, world, count: int) -> list:
     rng = np.random.default_rng(1)
@@ -38,21 +17,21 @@ def _drawn(name: str, world, count: int) -> list:
 
 
 @pytest.mark.parametrize("name", documents.GENERATORS)
-def test_training_never_reads_what_is_asked(name, world):
+def test_training_never_reads_what_is_asked(name, small_world):
     made = documents.GENERATORS[name]._replace(num_documents=60, num_questions=12)
-    problems = {split: {repr(p) for p in questions.problems(name, made, world, split)} for split in ("train", "valid", "test")}
+    problems = {split: {repr(p) for p in questions.problems(name, made, small_world, split)} for split in ("train", "valid", "test")}
     assert [len(found) for found in problems.values()] == [12, 12, 12]
-    read = [repr(document) for document in questions.documents(name, made, world, questions.rng_of(name, 0, 0))]
-    seen, *others = (questions.examples(name, made, world, split) for split in problems)
+    read = [repr(document) for document in questions.documents(name, made, small_world, questions.rng_of(name, 0, 0))]
+    seen, *others = (questions.examples(name, made, small_world, split) for split in problems)
     assert all(repr(e.prompt + e.answer) in read for e in seen), "the seen ones are the first that training reads"
     assert not any(repr(e.prompt + e.answer) in read for found in others for e in found)
     assert all(e.prompt[-1] == questions.MODEL and e.prompt[0] == questions.USER for found in (seen, *others) for e in found)
 
 
-def test_the_number_of_a_word_stands_beside_it_as_deep_as_asked(world):
-    for problem in _drawn("retrieval", world, 20):
+def test_the_number_of_a_word_stands_beside_it_as_deep_as_asked(small_world):
+    for problem in _drawn("retrieval", small_world, 20):
         problem = needles.size_pairs(problem, 1_000, 0.25)
-        (first, _), *_ = turns = needles.show_pairs(world, problem)
+        (first, _), *_ = turns = needles.show_pairs(small_world, problem)
         text = first[0].text
         told = dict(re.findall(r"^(\w+): (\d{3})$", text, re.MULTILINE))
         assert len(told) == len(problem.pairs)
@@ -65,10 +44,10 @@ def test_the_number_of_a_word_stands_beside_it_as_deep_as_asked(world):
         assert needles.last_number(problem) == list(told.values())[-1]
 
 
-def test_one_frame_is_another_thing_at_the_second_that_is_answered(world):
-    pictured = {world.frames[i][0].tobytes(): world.items[shot.item].names["en"] for i, shot in enumerate(world.shots)}
-    for problem in _drawn("video_needle", world, 20):
-        ((clip, ask), answer), = needles.show_frames(world, needles.size_frames(problem, 24, 0.5))
+def test_one_frame_is_another_thing_at_the_second_that_is_answered(small_world):
+    pictured = {small_world.frames[i][0].tobytes(): small_world.items[shot.item].names["en"] for i, shot in enumerate(small_world.shots)}
+    for problem in _drawn("video_needle", small_world, 20):
+        ((clip, ask), answer), = needles.show_frames(small_world, needles.size_frames(problem, 24, 0.5))
         contents = [frame.tobytes() for frame in clip.frames]
         (odd,) = [second for second, content in enumerate(contents) if contents.count(content) == 1]
         assert clip.seconds.tolist() == list(range(24)) and abs(odd - 11.5) <= 3.5
@@ -76,17 +55,17 @@ def test_one_frame_is_another_thing_at_the_second_that_is_answered(world):
         assert "teapot" not in (pictured[contents[odd]], pictured[contents[odd - 1]])
 
 
-def test_the_word_that_is_asked_for_is_said_at_that_second(world):
+def test_the_word_that_is_asked_for_is_said_at_that_second(small_world):
     places = []
-    for problem in _drawn("audio_needle", world, 12):
+    for problem in _drawn("audio_needle", small_world, 12):
         problem = needles.size_words(problem, 17, 1.0)
-        ((sound, ask), answer), = needles.show_words(world, problem)
+        ((sound, ask), answer), = needles.show_words(small_world, problem)
         (word,) = re.findall(r"second is '(\w+)' said", ask.text)
         second = int(answer[0].text.removeprefix("00:"))
-        spoken = [clip for clip, said in enumerate(world.clips) if world.items[said.item].names["en"] == word]
+        spoken = [clip for clip, said in enumerate(small_world.clips) if small_world.items[said.item].names["en"] == word]
         here = sound.samples[second * stream.SAMPLE_RATE_HZ :]
-        assert any(np.array_equal(here[: len(world.sound(c).samples)], world.sound(c).samples) for c in spoken)
-        heard = [world.items[world.clips[c].item].names["en"] for c in problem.clips]
+        assert any(np.array_equal(here[: len(small_world.sound(c).samples)], small_world.sound(c).samples) for c in spoken)
+        heard = [small_world.items[small_world.clips[c].item].names["en"] for c in problem.clips]
         assert len(heard) == 17 and heard.count(word) == 1 and "teapot" not in heard
         places.append(problem.at)
     assert min(places) >= 14 and len(set(places)) > 1, "no one answer is right for all"
@@ -96,8 +75,8 @@ OPERATIONS = {"add": operator.add, "subtract": operator.sub, "multiply": operato
               "+": operator.add, "-": operator.sub, "*": operator.mul}
 
 
-def test_sums_are_right_at_once_and_in_each_step(world):
-    for problem in _drawn("sums", world, 200):
+def test_sums_are_right_at_once_and_in_each_step(small_world):
+    for problem in _drawn("sums", small_world, 200):
         (question,), (answer,) = reasoning.ask_sum(problem, False)
         value = int(re.match(r"Start with (\d+),", question.text)[1])
         for verb, number in re.findall(r"(add|subtract|multiply) (?:by )?(\d+)", question.text):
@@ -111,8 +90,8 @@ def test_sums_are_right_at_once_and_in_each_step(world):
     assert reasoning.result_of("no idea") == "" and reasoning.result_of("3, so -12.") == "-12"
 
 
-def test_programs_print_what_is_answered(world):
-    for problem in _drawn("programs", world, 100):
+def test_programs_print_what_is_answered(small_world):
+    for problem in _drawn("programs", small_world, 100):
         (question,), (answer,) = reasoning.ask_program(problem, False)
         code = question.text.split("\nWhat does it print?")[0]
         printed = io.StringIO()
@@ -129,10 +108,10 @@ def _assert_steps(chain: str) -> None:
         assert OPERATIONS[sign](int(first), int(second)) == int(total)
 
 
-def test_an_invented_sentence_follows_from_the_prompt_alone(world):
+def test_an_invented_sentence_follows_from_the_prompt_alone(small_world):
     orders = set()
-    for problem in _drawn("invented", world, 60):
-        turns = invented.show(world, problem._replace(is_grammar_told=True, num_shots=4))
+    for problem in _drawn("invented", small_world, 60):
+        turns = invented.show(small_world, problem._replace(is_grammar_told=True, num_shots=4))
         told, first = turns[0][0][0].text.split("\n")
         words = dict(re.findall(r"(\w+) = (\w+)", told))
         order = re.findall(r"The order is (\w+), (\w+), (\w+)\.", told)[0]
@@ -149,11 +128,11 @@ def test_an_invented_sentence_follows_from_the_prompt_alone(world):
         asked = turns[-1][0][0].text
         assert invented.word_for_word(problem) == " ".join(words[word] for word in asked.split() if word != "the")
     assert len(orders) == invented.NUM_GRAMMARS
-    silent = invented.show(world, problem._replace(is_grammar_told=False, num_shots=0))
+    silent = invented.show(small_world, problem._replace(is_grammar_told=False, num_shots=0))
     assert len(silent) == 1 and "order" not in silent[0][0][0].text
 
 
-def test_long_text_joins_what_was_cut(world):
-    texts = [document[0].text for document in documents.source(world, "long_text", 0)]
+def test_long_text_joins_what_was_cut(small_world):
+    texts = [document[0].text for document in documents.source(small_world, "long_text", 0)]
     assert texts[0] == "x = 0\n\nx = 1\n\nx = 2" and len(texts) == 2
     assert "Never seen." not in texts[1] and texts[1].count("Sentence 7 ") == 9

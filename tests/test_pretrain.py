@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gemini_mini import config, errors, files, run, stream, vocab as vocabulary
+from gemini_mini import config, errors, files, nn, run, stream, text_alone, vocab as vocabulary
 from gemini_mini.data import mixture, packing, rows
 from gemini_mini.decode import engine
 from gemini_mini.model import decoder
@@ -33,10 +33,11 @@ def world(tmp_path_factory) -> Path:
     sound = stream.Audio(np.sin(np.arange(4000, dtype=np.float32)))
     documents = [[stream.Role("user"), stream.Text(f"draw a {name} square"), sound, stream.Role("model"), stream.Image(pixels)]
                  for name, pixels in (("red", red), ("blue", blue))] * 4
-    ids = [stream.render(parts, tokenizers.vocab) for parts in tokenizers.encode_documents(documents)]
+    render = lambda found: [stream.render(parts, tokenizers.vocab) for parts in tokenizers.encode_documents(found)]
+    written = [[stream.Text(f"a red square and a blue one, say it {n} times")] for n in range(30)]
     for split in ("train", "valid"):
         (folder / "rows" / split).mkdir(parents=True)
-        rows.write(folder / "rows" / split, {"draw": ids}, 128, tokenizers.vocab.fingerprint)
+        rows.write(folder / "rows" / split, {"draw": render(documents), "words": render(written)}, 128, tokenizers.vocab.fingerprint)
     files.write_json(folder / "rows" / "built.json", {"key": "k"})
     return folder
 
@@ -190,6 +191,51 @@ def test_another_vocabulary_is_refused_by_run_and_rows(trained, world, tmp_path)
     task = dataclasses.replace(e.task, text_tokenizer=str(tmp_path / "other.model"))
     with pytest.raises(errors.InputError, match="same three tokenizers"):
         loop.run(task, e.optim, e.run, config.to_json(e))
+
+
+def test_a_run_begins_with_the_weights_of_another(trained, world, tmp_path):
+    task = experiment(world, tmp_path).task
+    longer = dataclasses.replace(task, start_from=str(trained), model=dataclasses.replace(task.model, context_tokens=4096, rope_base=4e4))
+    weights = files.load_arrays(trained / "model.safetensors")[0]
+    begun = nn.weights(longer.init(nnx.Rngs(1)))
+    assert all(np.array_equal(w, weights[name]) for name, w in begun.items()) and begun.keys() == weights.keys()
+    assert nn.weights(jax.eval_shape(lambda: longer.init(nnx.Rngs(1)))).keys() == weights.keys(), "as a mesh makes it"
+    inputs = longer.inputs()
+    changed = dataclasses.replace(longer)
+    changed.__dict__["first_weights"] = {**weights, "norm.scale": weights["norm.scale"] + 1}
+    assert inputs.items() > task.inputs().items() and changed.inputs() != inputs, "a run is of the weights it began with"
+    with pytest.raises(errors.InputError, match="must have shape"):
+        dataclasses.replace(longer, model=dataclasses.replace(task.model, aspect=64)).init(nnx.Rngs(1))
+    with pytest.raises(errors.InputError, match="no such file"):
+        dataclasses.replace(longer, start_from=str(tmp_path)).init(nnx.Rngs(1))
+
+
+def test_text_alone_reads_the_text_that_the_whole_run_reads(world, tmp_path):
+    (tmp_path / "c.py").write_text(f"""
+import dataclasses, test_pretrain
+from pathlib import Path
+from gemini_mini.data import mixture
+
+def config():
+    e = test_pretrain.experiment(Path({str(world)!r}), Path({str(tmp_path / 'run')!r}))
+    stages = (mixture.Stage("first", 0.4, {{"draw": 1.0}}), mixture.Stage("last", 1.0, {{"draw": 0.5, "words": 0.5}}))
+    return dataclasses.replace(e, task=dataclasses.replace(e.task, stages=stages))
+""")
+    whole = config.load(str(tmp_path / "c.py"), ["run.steps=40", "run.seed=3"])
+    files.write_json(tmp_path / "run" / "run.json", {"steps": 40, "settings": config.to_json(whole)})
+    alone = text_alone.of_run(tmp_path / "run")
+    assert alone.task.text_sources == ("words",) and alone.run.folder == f"{tmp_path}/run-text"
+    rows = lambda e, steps: np.concatenate([e.task.batches(steps, e.run.seed)(step).tokens for step in range(steps)])
+    read = rows(whole, 40)
+    words = read[~(whole.task.vocab.modality_of(read) == vocabulary.IMAGE).any(axis=1)]
+    assert alone.run.steps == len(words) // 8 > 8
+    np.testing.assert_array_equal(rows(alone, alone.run.steps), words[: alone.run.steps * 8])
+    for folder, loss in (("run", 2.0), ("run-text", 1.5)):
+        files.write_json(tmp_path / folder / "done.json", {"valid/words/loss/text": loss, "valid/draw/loss/text": 9.0})
+    assert text_alone.compare(tmp_path / "run", alone) == [("words", 2.0, 1.5)]
+    with pytest.raises(errors.InputError, match="no batch of text alone"):
+        files.write_json(tmp_path / "run" / "run.json", {"steps": 3, "settings": config.to_json(whole)})
+        text_alone.of_run(tmp_path / "run")
 
 
 def test_rows_longer_than_the_context_are_refused(world, tmp_path):

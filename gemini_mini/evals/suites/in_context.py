@@ -5,6 +5,7 @@ grammar, dictionary and sentences in the prompt (Gemini 1.5 Pro).
 """
 
 import functools
+import itertools
 import math
 
 from data_prep import documents, invented, questions
@@ -19,8 +20,8 @@ ROOM_TOKENS = 8
 def _invented(is_grammar_told: bool, title: str, exam: task.Exam) -> dict:
     """The same sentences of the same languages after more and more worked examples."""
     split = "valid" if exam.settings.is_valid_only else "test"
-    drawn = questions.problems("invented", documents.GENERATORS["invented"], exam.world, split)
-    drawn = drawn[: math.ceil(exam.settings.limit * SHARE)]
+    found = questions.problems("invented", documents.GENERATORS["invented"], exam.world, split)
+    drawn = list(itertools.islice(found, math.ceil(exam.settings.limit * SHARE)))
     context, splits = task.Context(exam.world, [], exam.gallery), {}
     easy = [[stream.Text(invented.word_for_word(problem))] for problem in drawn]
     with progress.bar("invented", len(SHOTS) * len(drawn), "sentences") as bar:

@@ -8,6 +8,7 @@ needles at each depth and length (Gemini 1.5 Pro).
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -40,7 +41,7 @@ def _needles(kind: str, needle: Needle, title: str, baseline_title: str, exam: t
     """Ask at each depth of each length that the model can read."""
     model, made = exam.model, documents.GENERATORS[kind]
     split = "valid" if exam.settings.is_valid_only else "test"
-    drawn = questions.problems(kind, made, exam.world, split)[: math.ceil(exam.settings.limit * needle.share)]
+    drawn = list(itertools.islice(questions.problems(kind, made, exam.world, split), math.ceil(exam.settings.limit * needle.share)))
     context, splits = task.Context(exam.world, [], exam.gallery), {}
 
     def ask(problem: Any, number: int = 0) -> task.Example:

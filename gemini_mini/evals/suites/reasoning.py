@@ -68,7 +68,7 @@ def _num_right(truths: list[str], results: list[str]) -> int:
 
 def _find(kind: str, ask: Callable[[Any, bool], tuple[stream.Document, stream.Document]], title: str, exam: task.Exam) -> dict:
     limit = exam.settings.limit
-    problems = {split: questions.problems(kind, documents.GENERATORS[kind], exam.world, split) for split in ("train", "valid", "test")}
+    problems = {split: list(questions.problems(kind, documents.GENERATORS[kind], exam.world, split)) for split in ("train", "valid", "test")}
     if exam.settings.is_valid_only:
         split, tuned, asked = "valid", problems["valid"][::2][:limit], problems["valid"][1::2][:limit]
     else:

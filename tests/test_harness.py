@@ -1,0 +1,76 @@
+"""The harness's interface: likelihoods obey the chain rule, and greedy is what greedy writes."""
+
+import types
+
+import numpy as np
+import pytest
+
+from gemini_mini import run, stream, vocab as vocabulary
+from gemini_mini.decode import scoring
+from gemini_mini.evals import harness
+
+
+@pytest.fixture(scope="module")
+def asked(run_folder) -> harness.HarnessModel:
+    return harness.HarnessModel(run.load(run_folder))
+
+
+def _requests(*arguments):
+    return [types.SimpleNamespace(args=each) for each in arguments]
+
+
+@pytest.mark.slow
+def test_likelihoods_multiply_along_a_text(asked):
+    (whole, _), (first, _), (second, _) = asked.loglikelihood(_requests(
+        ("a cat", " and a dog"), ("a cat", " and"), ("a cat and", " a dog")))
+    assert whole == pytest.approx(first + second, rel=1e-4) and whole < first < 0
+
+
+@pytest.mark.slow
+def test_a_likelihood_is_that_of_the_ids(asked):
+    tokenizers = asked.run.tokenizers
+    ids = stream.render([stream.Pieces(tokenizers.text.encode("a cat and a dog"))], tokenizers.vocab, is_prompt=True)
+    cut = 1 + len(tokenizers.text.encode("a cat"))
+    (known,) = scoring.score(asked.run.model, tokenizers.vocab, [ids[:cut]], [ids[cut:]])
+    assert asked.loglikelihood(_requests(("a cat", " and a dog")))[0][0] == pytest.approx(known.logprob, rel=1e-5)
+    (rolling,) = asked.loglikelihood_rolling(_requests(("a cat and a dog",)))
+    (from_start,) = scoring.score(asked.run.model, tokenizers.vocab, [ids[:1]], [ids[1:]])
+    assert rolling == pytest.approx(from_start.logprob, rel=1e-5)
+    long, short = asked.loglikelihood_rolling(_requests(("a cat " * 90,), ("a cat " * 9,)))
+    assert long < 5 * short, "longer than the context, all of it is counted"
+
+
+@pytest.mark.slow
+def test_greedy_is_what_greedy_writes(asked):
+    (said,) = asked.generate_until(_requests(("a cat", {"max_gen_toks": 6})))
+    if said:
+        assert asked.loglikelihood(_requests(("a cat", said)))[0][1]
+    assert not asked.loglikelihood(_requests(("a cat", " and a dog, draw them: déjà")))[0][1]
+    if len(said) > 1:
+        (cut,) = asked.generate_until(_requests(("a cat", {"max_gen_toks": 6, "until": [said[1:]]})))
+        assert cut == said.split(said[1:])[0]
+
+
+def test_a_chat_asks_as_the_user_and_a_long_context_loses_its_beginning(asked):
+    chat = harness.HarnessModel(asked.run, is_chat=True)
+    prompt, answer = chat._pair("a cat " * 90, "dog")
+    assert prompt[:2].tolist() == [vocabulary.BOS, vocabulary.USER] and prompt[-1] == vocabulary.MODEL
+    assert len(prompt) + len(answer) < asked.context_tokens
+    short, _ = chat._pair("a cat", "dog")
+    assert short[2:-1].tolist() == (asked.run.tokenizers.text.encode("a cat") + asked.run.tokenizers.vocab.text_start).tolist()
+    plain, rest = asked._pair("a cat", " and a dog")
+    together = asked.run.tokenizers.text.encode("a cat and a dog") + asked.run.tokenizers.vocab.text_start
+    assert np.concatenate([plain, rest]).tolist() == [vocabulary.BOS, *together]
+
+
+@pytest.mark.slow
+def test_the_harness_runs_it(asked, tmp_path):
+    """Where it is installed: two questions of which the likelier answers are known."""
+    lm_eval = pytest.importorskip("lm_eval")
+    scores = {word: asked.loglikelihood(_requests(("a ", word)))[0][0] / len(word) for word in ("cat", "dog")}
+    (tmp_path / "q.jsonl").write_text('{"q": "a ", "c": ["cat", "dog"], "a": %d}\n' % (scores["dog"] > scores["cat"]))
+    task = {"task": "ours", "dataset_path": "json", "dataset_kwargs": {"data_files": str(tmp_path / "q.jsonl")}, "test_split": "train",
+            "output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_choice": "{{c}}", "doc_to_target": "a",
+            "target_delimiter": "", "metric_list": [{"metric": "acc"}]}
+    found = lm_eval.simple_evaluate(asked, tasks=[task], bootstrap_iters=10)
+    assert found["results"]["ours"]["acc,none"] == 1.0
