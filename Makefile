@@ -22,7 +22,7 @@ demo laptop: .venv/installed
 		--pieces $(PIECES) --out data/$(SIZE)/text
 	$(BIN)/python train.py configs/image_tokenizer.py task.world=data/$(SIZE)/world run.folder=runs/$(SIZE)-image run.budget=$(BUDGET)
 	$(BIN)/python train.py configs/audio_tokenizer.py task.world=data/$(SIZE)/world run.folder=runs/$(SIZE)-audio run.budget=$(BUDGET)
-	$(BIN)/python -m data_prep.pack data/$(SIZE)/world --row-tokens $(ROW) --text data/$(SIZE)/text/text.model \
+	$(BIN)/python -m data_prep.pack data/$(SIZE)/world --config configs/$(SIZE).py --row-tokens $(ROW) --text data/$(SIZE)/text/text.model \
 		--image runs/$(SIZE)-image/image.safetensors --audio runs/$(SIZE)-audio/audio.safetensors --out data/$(SIZE)/rows
 	$(BIN)/python train.py configs/$(SIZE).py run.budget=$(BUDGET)
 	$(BIN)/python -m gemini_mini.evals runs/$(SIZE)

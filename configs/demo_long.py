@@ -6,7 +6,7 @@
     python -m gemini_mini.evals runs/demo-long --suite long_context
 
 A run of its own that begins with the weights of the first: the loop, the schedule and the sampler need not know of it.
-Rotary positions turn four times as slowly, so that no angle between two positions is larger than in the short rows.
+The rotary base is four times as large: the slowest pairs turn no further over a long row than before over a short one.
 Paper: Xiong et al. 2023, "Effective Long-Context Scaling of Foundation Models", arXiv 2309.16039 (a larger base, long
 documents mixed with short ones).
 """

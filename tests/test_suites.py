@@ -41,6 +41,10 @@ class Known:
         low = 3.0 if window_tokens == self.context_tokens else 5.0
         return [6 - (6 - low) * (np.arange(699) % window_tokens) / window_tokens for _ in texts]
 
+    def scores(self, prompts, answers):
+        """The more, the more of the answer's letters the prompt has."""
+        return [float(sum(c in p[0].text for c in a[0].text)) for p, a in zip(prompts, answers)]
+
     def bits(self, texts):
         return 2.0 * len(texts), sum(len(text.encode()) for text in texts)
 
@@ -92,6 +96,16 @@ def test_surprise_falls_with_position(small_world):
     assert all(5 < cell["baseline"] < 6.01 for cell in cells) and cells[0]["chance"] == pytest.approx(np.log(300))
     panel = chart.draw({"position": {**run(small_world, Known(None), "position")}}).axes[0]
     assert len(panel.lines) == 3
+
+
+def test_the_true_continuation_is_chosen_where_it_is_the_likeliest(small_world):
+    """Texts of one letter each, but for one: its continuation is of other letters, and no wrong one is likelier."""
+    texts = [("valid", letter * 300) for letter in "abcdefgh"] + [("valid", "i" * 150 + "j" * 150), ("train", "k" * 300)]
+    cells = run(small_world._replace(prose=texts), Known(None), "continuation")["splits"]
+    assert set(cells) == {"prose"} and cells["prose"]["n"] == 9 and cells["prose"]["chance"] == 0.25
+    wrong = [e for e in cells["prose"]["examples"] if not e["is_right"]]
+    assert len(wrong) <= 1 and all(e["prompt"][0]["text"] == "i" * 150 for e in wrong)
+    assert cells["prose"]["baseline"] < 1
 
 
 def test_a_vote_is_believed_where_enough_agree(small_world):

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float32, Int32
 
 from gemini_mini import files, run as run_lib, stream
 from gemini_mini.data import packing
-from gemini_mini.decode import engine, grammar, sampling
+from gemini_mini.decode import engine, grammar, sampling, scoring
 from gemini_mini.model import decoder
 from gemini_mini.tokenizers import image
 
@@ -52,6 +52,9 @@ class Answerer(Protocol):
         self, prompts: Sequence[stream.Document], max_tokens: int, on_answers: Callable[[int], None], temperature: float = 0.0
     ) -> list[stream.Document]:
         """An answer to each prompt, text at `temperature`; `on_answers(n)` is called when n more are there."""
+
+    def scores(self, prompts: Sequence[stream.Document], answers: Sequence[stream.Document]) -> list[float]:
+        """Log-likelihood of each answer after its prompt, its end not counted."""
 
     def nats(self, texts: Sequence[str], window_tokens: int) -> list[np.ndarray]:
         """Surprise of each piece of each text, in nats, up to the end of the context; reading begins anew at each window."""
@@ -110,6 +113,11 @@ class RunAnswerer:
                 answers[i] = _after_prompt(parts)
             on_answers(len(chosen))
         return self._decode([answers[i] for i in range(len(ids))])
+
+    def scores(self, prompts: Sequence[stream.Document], answers: Sequence[stream.Document]) -> list[float]:
+        begun, said = self._render(prompts, is_prompt=True), [ids[1:-1] for ids in self._render(answers, is_prompt=False)]
+        found = scoring.score(self.run.model, self.run.tokenizers.vocab, begun, said, batch_rows=self.batch_rows)
+        return [answer.logprob for answer in found]
 
     def bits(self, texts: Sequence[str]) -> tuple[float, int]:
         """Each text is read as a document of its own; its end mark is not counted."""

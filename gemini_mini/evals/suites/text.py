@@ -1,13 +1,18 @@
 """Text alone: how well it is foreseen, per language and for code.
 
+The tasks of others run through ../harness.py.
 Facts: bits per byte do not depend on the text tokenizer, so figures of different vocabularies compare.
 """
 
+import re
+
 import numpy as np
 
+from gemini_mini import stream
 from gemini_mini.evals import task
 
 TEXT_DOCUMENTS = 60  # of prose, of code and of names in each language
+CHOICES, SHORTEST_CHARS, HALF_CHARS = 4, 160, 240  # of continuations; a text that is cut in two; a half of it
 
 
 def _bits(exam: task.Exam) -> dict:
@@ -39,4 +44,42 @@ def byte_bits(held: bytes, train: bytes) -> float:
     return float(np.mean(surprise[np.frombuffer(held, np.uint8)]))
 
 
-SUITE = task.Suite("text foreseen", (task.Measure("text", "bits per byte of text never seen", _bits),))
+def _continuations(exam: task.Exam) -> dict:
+    """Which of four texts goes on where a held-out one stops? The likeliest for each of its bytes."""
+    splits = {}
+    for kind, texts in (("prose", exam.world.prose), ("code", exam.world.code)):
+        held = [text for split, text in texts if split == "valid" and len(text) >= SHORTEST_CHARS]
+        cuts = [(text[: len(text) // 2][-HALF_CHARS:], text[len(text) // 2 :][:HALF_CHARS]) for text in held]
+        rng = np.random.default_rng(exam.settings.seed)
+        order = rng.permutation(len(cuts))[: exam.settings.limit]
+        if len(cuts) <= CHOICES:
+            continue
+        # The true one stands anywhere: were it first, a tie would be right.
+        offered = [rng.permutation([i, *rng.permutation(np.delete(np.arange(len(cuts)), i))[: CHOICES - 1]]) for i in order]
+        asked = [(cuts[i][0], [cuts[j][1] for j in choices]) for i, choices in zip(order, offered)]
+        true = [int(np.flatnonzero(choices == i)[0]) for i, choices in zip(order, offered)]
+        scores = exam.model.scores([[stream.Text(begun)] for begun, choices in asked for _ in choices],
+                                   [[stream.Text(choice)] for _, choices in asked for choice in choices])
+        lengths = [len(choice.encode()) for _, choices in asked for choice in choices]
+        chosen = np.argmax((np.array(scores) / lengths).reshape(-1, CHOICES), axis=1)
+        easy = [np.argmax([_shared(begun, choice) for choice in choices]) for begun, choices in asked]
+        judged, guessed = ([task.Judged(float(i == at), 1.0) for i, at in zip(found, true)] for found in (chosen, easy))
+        splits[kind] = {
+            **task.cell(judged, False, 1 / CHOICES, task.figure(guessed, False)["value"], asked[0][0], sampling="none: the likeliest per byte"),
+            "examples": [{"lang": "", "prompt": exam.album.add([stream.Text(begun)]), "truth": exam.album.add([stream.Text(choices[at])]),
+                          "answer": exam.album.add([stream.Text(choices[i])]), "score": j.score, "weight": 1.0, "is_right": i == at}
+                         for (begun, choices), i, at, j in zip(asked, chosen.tolist(), true, judged)]}
+    return {"title": "which of four continuations is the true one", "is_error": False, "unit": "accuracy",
+            "baseline_title": "the one that shares most of its words with the beginning", "splits": splits}
+
+
+def _shared(begun: str, choice: str) -> float:
+    """The share of a text's words that stand in its beginning too."""
+    words = re.findall(r"\w+", choice)
+    return sum(word in begun for word in words) / max(1, len(words))
+
+
+SUITE = task.Suite("text foreseen", (
+    task.Measure("text", "bits per byte of text never seen", _bits),
+    task.Measure("continuation", "which of four continuations is the true one", _continuations),
+))
