@@ -19,6 +19,7 @@ from gemini_mini.data import mixture, rows
 from gemini_mini.tokenizers import bundle
 
 SEED = 0
+FILL = 1.05  # a long text is cut to so many more parts than rows, for its pieces are not all as short
 CHUNK = 2_048  # documents in memory at once, with their sounds
 VARIANTS = {"draw": 4, "name": 4}  # passes in new phrasings, of what is read most often; others have one
 
@@ -59,7 +60,7 @@ def build(
 def render(
     docs: Iterable[stream.Document], tokenizers: bundle.Tokenizers, row_tokens: int, known: dict
 ) -> tuple[list[np.ndarray], int]:
-    """Ids of each document that fits a row, and how many do not; a plain text too long becomes two.
+    """Ids of each document that fits a row, and how many do not; a plain text too long becomes several.
 
     Only CHUNK documents are held at a time; `known` is that of encode_documents.
     """
@@ -69,9 +70,10 @@ def render(
             rendered = stream.render(parts, tokenizers.vocab)
             match document:
                 case [stream.Text(text)] if len(rendered) > row_tokens and len(text.strip()) > 1:
-                    halves = render([[stream.Text(half)] for half in cut(text)], tokenizers, row_tokens, known)
-                    out += halves[0]
-                    too_long += halves[1]
+                    parts = -(-len(rendered) * FILL // row_tokens)
+                    pieces = render([[stream.Text(piece)] for piece in cut(text, int(parts))], tokenizers, row_tokens, known)
+                    out += pieces[0]
+                    too_long += pieces[1]
                 case _ if len(rendered) > row_tokens:
                     too_long += 1
                 case _:
@@ -79,15 +81,15 @@ def render(
     return out, too_long
 
 
-def cut(text: str) -> list[str]:
-    """Two halves, cut after the line that ends nearest the middle, or else after a space, or in the middle."""
-    middle = len(text) // 2
+def cut(text: str, parts: int = 2) -> list[str]:
+    """The first of `parts` like parts and the rest, cut after the line that ends nearest, or else after a space, or there."""
+    where = max(1, len(text) // parts)
     for mark in "\n ":
         ends = [i + 1 for i, c in enumerate(text[:-1]) if c == mark and text[: i + 1].strip()]
         if ends:
-            at = min(ends, key=lambda i: abs(i - 1 - middle))
+            at = min(ends, key=lambda i: abs(i - 1 - where))
             return [text[:at], text[at:]]
-    return [text[:middle], text[middle:]]
+    return [text[:where], text[where:]]
 
 
 def main() -> None:

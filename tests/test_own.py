@@ -367,6 +367,7 @@ def test_a_small_source_is_not_read_without_end():
 
 @pytest.mark.parametrize("string", ["one two three four", "a\nb\n\nc\nd", "猫" * 9, "x", "\n\nend of it", "tail\n\n"])
 def test_a_long_text_is_cut_and_nothing_is_lost(string):
+    assert "".join(pack.cut(string, 5)) == string and all(pack.cut(string, 5)) or len(string.strip()) <= 1
     parts = [string]
     for _ in range(12):
         parts = [half for part in parts for half in (pack.cut(part) if len(part.strip()) > 1 else [part])]
