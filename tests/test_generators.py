@@ -8,8 +8,10 @@ import re
 import numpy as np
 import pytest
 
-from data_prep import documents, invented, needles, questions, reasoning
-from gemini_mini import stream
+from data_prep import documents, invented, needles, pack, questions, reasoning
+from gemini_mini import files, stream
+from gemini_mini.data import rows
+from gemini_mini.tokenizers import bundle
 
 def _drawn(name: str, world, count: int) -> list:
     rng = np.random.default_rng(1)
@@ -130,6 +132,19 @@ def test_an_invented_sentence_follows_from_the_prompt_alone(small_world):
     assert len(orders) == invented.NUM_GRAMMARS
     silent = invented.show(small_world, problem._replace(is_grammar_told=False, num_shots=0))
     assert len(silent) == 1 and "order" not in silent[0][0][0].text
+
+
+def test_only_what_is_asked_for_is_packed_and_long_texts_fill_their_rows(small_world, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(pack.worlds, "load", lambda folder: (documents, small_world))
+    files.write_json(tmp_path / "world" / "built.json", {"key": "w"})
+    paths = tuple(run_folder / "tokenizers" / name for name in ("text.model", "image.safetensors", "audio.safetensors"))
+    pack.build(tmp_path / "world", paths, 128, tmp_path / "rows", ("prose", "long_text"))
+    tokenizers = bundle.load(*paths)
+    fingerprint = tokenizers.vocab.fingerprint
+    train, valid = (rows.load(tmp_path / "rows" / split, fingerprint).sources for split in ("train", "valid"))
+    assert set(train) == {"prose", "long_text"} and set(valid) == {"prose"} and len(valid["prose"]) == 1
+    pieces, too_long = pack.render([[stream.Text("a cat and a dog\n" * 300)]], tokenizers, 128, {})
+    assert too_long == 0 and len(pieces) > 9 and np.mean([len(ids) for ids in pieces]) > 0.85 * 128
 
 
 def test_long_text_joins_what_was_cut(small_world):

@@ -58,6 +58,7 @@ def run(world, model, name, **settings):
 
 @pytest.mark.parametrize("kind", ["retrieval", "video_needle", "audio_needle"])
 def test_needles_are_asked_for_at_each_depth_of_each_length_that_can_be_read(small_world, kind):
+    pytest.importorskip("matplotlib")
     def find(text, *_):
         if kind == "retrieval":
             (word,) = re.findall(r"number of (\w+)\?", text)
@@ -90,6 +91,7 @@ def test_needles_are_asked_for_at_each_depth_of_each_length_that_can_be_read(sma
 
 
 def test_surprise_falls_with_position(small_world):
+    pytest.importorskip("matplotlib")
     cells = list(run(small_world, Known(None), "position")["splits"].values())
     values = [cell["value"] for cell in cells]
     assert values == sorted(values, reverse=True) and len(values) == long_context.POSITIONS and values[-1] < 4
@@ -164,6 +166,7 @@ def test_an_invented_language_is_asked_after_more_and_more_examples(small_world)
 
 
 def test_a_suite_is_written_as_figures_and_a_chart(small_world, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
     tasks, kept = suite.run(small_world, Known(lambda *_: "?"), task.Settings(limit=4, tasks=("invented",)))
     command.save(tmp_path, tasks, kept, {"key": "k"}, "in_context")
     saved = files.read_json(tmp_path / "evals" / "in_context.json")
