@@ -33,7 +33,7 @@ def run(
         begin = time.perf_counter()
         found = TASKS[name].find(exam)
         if found["splits"]:
-            tasks[name] = {**found, "axes": TASKS[name].axes, "seconds": round(time.perf_counter() - begin, 1)}
+            tasks[name] = {"title": TASKS[name].title, **found, "axes": TASKS[name].axes, "seconds": round(time.perf_counter() - begin, 1)}
     return tasks, exam.album
 
 

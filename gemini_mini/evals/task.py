@@ -115,7 +115,7 @@ class Task:
                 "examples": [answered(exam.album, e._replace(prompt=p), a, j, self.is_error)
                              for e, p, a, j in zip(found, prompts[here], answers[here], judged[here], strict=True)],
             }
-        return {"title": self.title, "baseline_title": self.baseline_title, "is_error": self.is_error,
+        return {"baseline_title": self.baseline_title, "is_error": self.is_error,
                 "unit": "character error rate" if self.is_error else "accuracy", "splits": splits}
 
     def _columns(self, exam: Exam) -> dict[str, list[Example]]:

@@ -30,7 +30,7 @@ def _reconstruct(exam: task.Exam) -> dict:
             "examples": [{"lang": "", "prompt": exam.album.add([a]), "truth": exam.album.add([a]),
                           "answer": exam.album.add([stream.Image(b)]), "score": j.score, "weight": 1.0, "is_right": True}
                          for a, b, j in zip(real, kept, judged)]}
-    return {"title": "image tokenizer: pictures after their codes", "is_error": False, "unit": "PSNR, dB",
+    return {"is_error": False, "unit": "PSNR, dB",
             "baseline_title": "each patch as its mean colour", "splits": splits}
 
 
@@ -41,5 +41,5 @@ SUITE = task.Suite("pictures drawn", (
               "a random training picture", splits=("seen", "valid", "test_speaker_language"), share=0.25),
     task.Task("interleaved", "a list of names → names and pictures in turn", judges.is_drawn, baselines.one_in_pictures,
               baselines.random_answer, "a random training answer", splits=("seen", "valid", "test_compose"), share=0.1),
-    task.Measure("pictures", "what the image tokenizer keeps", _reconstruct),
+    task.Measure("pictures", "image tokenizer: pictures after their codes", _reconstruct),
 ))

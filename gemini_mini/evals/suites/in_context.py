@@ -17,7 +17,7 @@ SHARE = 0.5  # of the limit, for each number of shots
 ROOM_TOKENS = 8
 
 
-def _invented(is_grammar_told: bool, title: str, exam: task.Exam) -> dict:
+def _invented(is_grammar_told: bool, exam: task.Exam) -> dict:
     """The same sentences of the same languages after more and more worked examples."""
     split = "valid" if exam.settings.is_valid_only else "test"
     found = questions.problems("invented", documents.GENERATORS["invented"], exam.world, split)
@@ -37,17 +37,14 @@ def _invented(is_grammar_told: bool, title: str, exam: task.Exam) -> dict:
             splits[f"{split}: {shots} shots"] = {
                 **task.cell(judged, False, 1 / invented.NUM_GRAMMARS, baseline, task.in_words(examples[0].prompt), shots=shots),
                 "examples": [task.answered(exam.album, e, a, j, False) for e, a, j in zip(examples, answers, judged, strict=True)]}
-    return {"title": title, "is_error": False, "unit": "accuracy", "baseline_title": "word for word, in the order of English",
-            "splits": splits}
-
-
-def _language(name: str, title: str, is_grammar_told: bool) -> task.Measure:
-    return task.Measure(name, title, functools.partial(_invented, is_grammar_told, title), ("shots",))
+    return {"is_error": False, "unit": "accuracy", "baseline_title": "word for word, in the order of English", "splits": splits}
 
 
 SUITE = task.Suite("learning in context", (
     task.Task("one_shot", "one worked example → two pictures in the asked colours", judges.is_in_colours,
               baselines.one_in_colours, baselines.copy_pictures, "the pictures of the example, copied", share=0.2),
-    _language("invented", "an invented language: dictionary, grammar, examples", True),
-    _language("invented_untold", "an invented language: dictionary and examples, no grammar", False),
+    task.Measure("invented", "an invented language: dictionary, grammar, examples",
+                 functools.partial(_invented, True), ("shots",)),
+    task.Measure("invented_untold", "an invented language: dictionary and examples, no grammar",
+                 functools.partial(_invented, False), ("shots",)),
 ))

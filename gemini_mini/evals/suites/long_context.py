@@ -37,7 +37,7 @@ class Needle(NamedTuple):
     share: float  # of the limit, for each cell
 
 
-def _needles(kind: str, needle: Needle, title: str, baseline_title: str, exam: task.Exam) -> dict:
+def _needles(kind: str, needle: Needle, baseline_title: str, exam: task.Exam) -> dict:
     """Ask at each depth of each length that the model can read."""
     model, made = exam.model, documents.GENERATORS[kind]
     split = "valid" if exam.settings.is_valid_only else "test"
@@ -71,7 +71,7 @@ def _needles(kind: str, needle: Needle, title: str, baseline_title: str, exam: t
                     **task.cell(judged, False, chance, task.figure(guesses, False)["value"], task.in_words(examples[0].prompt)),
                     "length": length, "depth": depth, "is_trained_length": length <= model.row_tokens,
                     "examples": [task.answered(exam.album, e, a, j, False) for e, a, j in zip(examples, answers, judged)]}
-    return {"title": title, "is_error": False, "unit": "accuracy", "baseline_title": baseline_title, "splits": splits}
+    return {"is_error": False, "unit": "accuracy", "baseline_title": baseline_title, "splits": splits}
 
 
 def _largest(sizes: range, fits: Callable[[int], bool]) -> int:
@@ -99,12 +99,12 @@ def _by_position(exam: task.Exam) -> dict:
             splits[f"positions {start + 1} to {end}"] = {
                 **task.cell(judged, True, math.log(model.num_pieces), task.figure(again, True)["value"], "each text by itself",
                             sampling="none: what is given is foreseen"), "position": (start + end) / 2, "examples": []}
-    return {"title": "long documents: surprise by position", "is_error": True, "unit": "nats per piece of text",
+    return {"is_error": True, "unit": "nats per piece of text",
             "baseline_title": f"reading anew every {WINDOW_TOKENS} ids", "splits": splits}
 
 
 def _measure(kind: str, title: str, baseline_title: str, needle: Needle) -> task.Measure:
-    return task.Measure(kind, title, functools.partial(_needles, kind, needle, title, baseline_title), ("length", "depth"))
+    return task.Measure(kind, title, functools.partial(_needles, kind, needle, baseline_title), ("length", "depth"))
 
 
 SUITE = task.Suite("long contexts", (

@@ -66,7 +66,7 @@ def _num_right(truths: list[str], results: list[str]) -> int:
     return sum(truth == said for truth, said in zip(truths, results, strict=True))
 
 
-def _find(kind: str, ask: Callable[[Any, bool], tuple[stream.Document, stream.Document]], title: str, exam: task.Exam) -> dict:
+def _find(kind: str, ask: Callable[[Any, bool], tuple[stream.Document, stream.Document]], exam: task.Exam) -> dict:
     limit = exam.settings.limit
     problems = {split: list(questions.problems(kind, documents.GENERATORS[kind], exam.world, split)) for split in ("train", "valid", "test")}
     if exam.settings.is_valid_only:
@@ -96,8 +96,7 @@ def _find(kind: str, ask: Callable[[Any, bool], tuple[stream.Document, stream.Do
             **task.cell(judged, False, chance, commonest, task.in_words(examples[0].prompt), sampling=sampling, samples=samples),
             "threshold": threshold if name.startswith("routed") else None,
             "examples": [task.answered(exam.album, e, a, j, False) for e, a, j in zip(examples, answers, judged, strict=True)]}
-    return {"title": title, "is_error": False, "unit": "accuracy", "baseline_title": "the commonest result of training",
-            "splits": splits}
+    return {"is_error": False, "unit": "accuracy", "baseline_title": "the commonest result of training", "splits": splits}
 
 
 def _judge(truth: str, said: str) -> task.Judged:
@@ -117,8 +116,6 @@ def _ask(kind: str, ask: Callable, exam: task.Exam, problems: list[Any]) -> Aske
 
 
 SUITE = task.Suite("reasoning in steps", (
-    task.Measure("sums", "a number and what is done to it, in words",
-                 functools.partial(_find, "sums", reasoning.ask_sum, "a number and what is done to it, in words")),
-    task.Measure("programs", "what a small program prints",
-                 functools.partial(_find, "programs", reasoning.ask_program, "what a small program prints")),
+    task.Measure("sums", "a number and what is done to it, in words", functools.partial(_find, "sums", reasoning.ask_sum)),
+    task.Measure("programs", "what a small program prints", functools.partial(_find, "programs", reasoning.ask_program)),
 ))

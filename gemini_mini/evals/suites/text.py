@@ -33,7 +33,7 @@ def _bits(exam: task.Exam) -> dict:
             splits[kind] = {"value": bits / num_bytes, "low": None, "high": None, "n": len(held), "chance": 8.0,
                             "baseline": byte_bits("".join(held).encode(), train), "prompt": "each text by itself",
                             "shots": 0, "sampling": "none: what is given is foreseen", "samples": 1, "examples": []}
-    return {"title": "text never seen (en: prose; other languages: names)", "is_error": True, "unit": "bits per byte",
+    return {"is_error": True, "unit": "bits per byte",
             "baseline_title": "frequencies of single bytes in training text", "splits": splits}
 
 
@@ -69,7 +69,7 @@ def _continuations(exam: task.Exam) -> dict:
             "examples": [{"lang": "", "prompt": exam.album.add([stream.Text(begun)]), "truth": exam.album.add([stream.Text(choices[at])]),
                           "answer": exam.album.add([stream.Text(choices[i])]), "score": j.score, "weight": 1.0, "is_right": i == at}
                          for (begun, choices), i, at, j in zip(asked, chosen.tolist(), true, judged)]}
-    return {"title": "which of four continuations is the true one", "is_error": False, "unit": "accuracy",
+    return {"is_error": False, "unit": "accuracy",
             "baseline_title": "the one that shares most of its words with the beginning", "splits": splits}
 
 
@@ -80,6 +80,6 @@ def _shared(begun: str, choice: str) -> float:
 
 
 SUITE = task.Suite("text foreseen", (
-    task.Measure("text", "bits per byte of text never seen", _bits),
+    task.Measure("text", "text never seen (en: prose; other languages: names)", _bits),
     task.Measure("continuation", "which of four continuations is the true one", _continuations),
 ))
