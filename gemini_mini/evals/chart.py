@@ -88,5 +88,6 @@ def _map(panel: Any, task: Mapping[str, Any]) -> None:
     panel.imshow(grid, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
     panel.set_xticks(range(len(columns)), columns)
     panel.set_yticks(range(len(rows)), rows)
-    panel.set_xlabel(task["axes"][0], fontsize=7)
+    chance, baseline = (np.mean([cell[key] for cell in cells]) for key in ("chance", "baseline"))
+    panel.set_xlabel(f"{task['axes'][0]}   (in all, chance: {chance:.0%}; {task['baseline_title']}: {baseline:.0%})", fontsize=7)
     panel.set_ylabel(task["axes"][1], fontsize=7)
