@@ -502,6 +502,14 @@ def test_bits_are_those_of_each_text_alone(model):
     assert bits == pytest.approx(nats / math.log(2), rel=1e-5)
 
 
+@pytest.mark.slow
+def test_scores_multiply_along_a_text(model):
+    say = lambda *texts: [[stream.Text(text)] for text in texts]
+    assert sum(model.lengths(say("lemon", " key"))) == model.lengths(say("lemon key"))[0] + 1, "no piece spans both"
+    first, second, both = model.scores([[], *say("lemon"), []], say("lemon", " key", "lemon key"))
+    assert first + second == pytest.approx(both, rel=1e-4) and both < first < 0
+
+
 def test_surprise_is_read_anew_at_each_window(model):
     """A text no longer than the context has the bits of `bits`; a window, those of its own pieces alone."""
     string = "a fish and a key, lemon " * 6
