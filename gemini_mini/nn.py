@@ -42,7 +42,26 @@ def product(x: Float[Array, "*B D"], w: Float[Array, "D F"], dtype: jnp.dtype | 
     Where the positions of a row are cut over devices they stay an axis of their own, or they would be gathered.
     """
     flat = x if parallel.context_size() > 1 else x.reshape(-1, x.shape[-1])
+    if parallel.current() is None and x.dtype == jnp.float32:
+        return _matmul(flat, w).reshape(*x.shape[:-1], -1)
     return jnp.matmul(flat, w, preferred_element_type=dtype).reshape(*x.shape[:-1], -1)
+
+
+@jax.custom_vjp
+def _matmul(x: Float[Array, "M D"], w: Float[Array, "D F"]) -> Float[Array, "M F"]:
+    """`x @ w`; the gradient of `w` has its longer side last, where XLA's CPU backend is a fifth to two thirds faster."""
+    return x @ w
+
+
+def _matmul_backward(kept: tuple[Array, Array], grad: Float[Array, "M F"]) -> tuple[Array, Array]:
+    x, w = kept
+    long_last = w.shape[0] <= w.shape[1]
+    # The barrier keeps XLA from turning a transposed product into the slow one.
+    w_grad = jax.lax.optimization_barrier(x.T @ grad if long_last else grad.T @ x)
+    return grad @ w.T, w_grad if long_last else w_grad.T
+
+
+_matmul.defvjp(lambda x, w: (x @ w, (x, w)), _matmul_backward)
 
 
 def einsum(spec: str, x: Float[Array, "..."], w: nnx.Param) -> Float[Array, "..."]:
@@ -80,7 +99,7 @@ def rope(x: Float[Array, "B T N H"], positions: Int[Array, "B T"], base: float =
     frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle = positions[..., None, None].astype(jnp.float32) * frequency[None, None, None]
     cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
-    left, right = x[..., :half], x[..., half:]
+    left, right = jnp.split(x, 2, axis=-1)  # a slice's gradient would be padded and added
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
 
 
