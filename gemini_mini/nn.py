@@ -99,7 +99,7 @@ def rope(x: Float[Array, "B T N H"], positions: Int[Array, "B T"], base: float =
     frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle = positions[..., None, None].astype(jnp.float32) * frequency[None, None, None]
     cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
-    left, right = jnp.split(x, 2, axis=-1)  # a slice's gradient would be padded and added
+    left, right = x[..., :half], x[..., half:]
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
 
 
