@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int
 
 from gemini_mini import errors, parallel
 
-
 SLICES = 16  # of the rows, where the gradient of a weight is one product over both axes
 
 
@@ -61,8 +60,8 @@ def _matmul_backward(dtype: jnp.dtype | None, kept: tuple[Array, Array], grad: F
     x, w = kept
     grad = grad.astype(x.dtype)
     if x.dtype == jnp.bfloat16:  # only a product over two axes reaches the matrix units of a CPU here
-        x, by_slice = (a.reshape(math.gcd(len(a), SLICES), -1, a.shape[-1]) for a in (x, grad))
-        return grad @ w.T, jnp.einsum("smd,smf->df", x, by_slice)
+        cut_x, cut_grad = (a.reshape(math.gcd(len(a), SLICES), -1, a.shape[-1]) for a in (x, grad))
+        return grad @ w.T, jnp.einsum("smd,smf->df", cut_x, cut_grad)
     # With the longer side last it is a fifth to two thirds faster. Without the barrier XLA undoes the transposition.
     is_wide = w.shape[0] <= w.shape[1]
     w_grad = jax.lax.optimization_barrier(x.T @ grad if is_wide else grad.T @ x)
