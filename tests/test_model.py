@@ -65,6 +65,17 @@ def test_a_query_that_sees_nothing_gets_zeros_and_a_finite_gradient():
     assert out(x) == 0 and bool(jnp.isfinite(jax.grad(out)(x)).all())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
+def test_a_products_gradients_are_the_textbooks_for_wide_and_tall_weights(shape, dtype):
+    rng = np.random.default_rng(0)
+    x, w, grad = (rng.integers(-4, 5, size) for size in ((2, 4, shape[0]), shape, (2, 4, shape[1])))  # exact in both types
+    made, pull = jax.vjp(nn.product, jnp.array(x, dtype), jnp.array(w, dtype))
+    x_grad, w_grad = pull(jnp.array(grad, dtype))
+    for got, wanted in ((made, x @ w), (x_grad, grad @ w.T), (w_grad, np.einsum("btd,btf->df", x, grad))):
+        np.testing.assert_array_equal(got.astype(np.float32), wanted)
+
+
 def test_rope_depends_on_distance_alone():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 16))
     at = lambda x, p: nn.rope(x, jnp.full((1, 1), p))[0, 0, 0]
