@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from flax import nnx
 from jax.sharding import Mesh
 
 from gemini_mini import config, errors, files, nn, parallel, vocab as vocabulary
@@ -50,7 +49,7 @@ def load(folder: str | Path, mesh: Mesh | None = None) -> Run:
     arrays, meta = files.load_arrays(folder / "model.safetensors")
     vocabulary.check(meta["vocabulary"], tokenizers.vocab.fingerprint, f"{folder}/tokenizers")
     model_config = config.from_json(decoder.DecoderConfig, settings["task"]["model"], f"{folder}/run.json")
-    shape = jax.eval_shape(lambda: decoder.Decoder(replace(model_config, vocab_size=tokenizers.vocab.size), nnx.Rngs(0)))
+    shape = decoder.Decoder(replace(model_config, vocab_size=tokenizers.vocab.size), nn.Shapes())
     weights = jax.device_put(arrays, parallel.shardings(arrays, nn.axes(shape), mesh) if mesh else None)
     model = nn.with_weights(shape, weights)
     return Run(model, tokenizers, settings, folder)
