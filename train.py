@@ -13,7 +13,7 @@ import sys
 
 import jax
 
-from gemini_mini import config, errors, memory
+from gemini_mini import config, errors, memory, run
 from gemini_mini.plan import launch
 from gemini_mini.train import loop
 
@@ -28,6 +28,7 @@ def main() -> None:
         jax.distributed.initialize()
         sys.argv.remove("--pod")
     experiment = config.load(sys.argv[1], sys.argv[2:])
+    run.keep_compiled()
     loop.run(experiment.task, experiment.optim, experiment.run, config.to_json(experiment))
 
 

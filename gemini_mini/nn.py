@@ -10,12 +10,24 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from gemini_mini import errors, parallel
 
 SLICES = 16  # of the rows, where the gradient of a weight is one product over both axes
+
+
+class Shapes(nnx.Rngs):
+    """In place of random keys: a module is then made of shapes, at once, where tracing its initialisation takes 0.1 s and more."""
+
+
+def normal(rngs: nnx.Rngs, shape: tuple[int, ...], axes: str, std: float) -> nnx.Param:
+    """A normal weight; only its shape where `rngs` are `Shapes`."""
+    if isinstance(rngs, Shapes):
+        return nnx.Param(jax.ShapeDtypeStruct(shape, jnp.float32), axes=axes)
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes)
 
 
 def param(rngs: nnx.Rngs, shape: tuple[int, ...], axes: str, scale: float = 1.0) -> nnx.Param:
@@ -25,13 +37,12 @@ def param(rngs: nnx.Rngs, shape: tuple[int, ...], axes: str, scale: float = 1.0)
     """
     if len(axes.split()) != len(shape):
         raise ValueError(f"param: needs one letter per axis, got {axes!r} for shape {shape}")
-    std = scale / math.sqrt(math.prod(shape[:-1]))
-    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes)
+    return normal(rngs, shape, axes, scale / math.sqrt(math.prod(shape[:-1])))
 
 
 def constant(shape: tuple[int, ...], axes: str, value: float) -> nnx.Param:
     """A weight that starts as a constant: norms, biases, gates."""
-    return nnx.Param(jnp.full(shape, value, jnp.float32), axes=axes)
+    return nnx.Param(jnp.asarray(np.full(shape, value, np.float32)), axes=axes)
 
 
 def linear(x: Float[Array, "*B D"], w: nnx.Param) -> Float[Array, "*B F"]:

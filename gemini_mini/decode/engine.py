@@ -83,7 +83,7 @@ class State(NamedTuple):
     token: Int32[Array, "B"]  # the last one, not yet in the cache
     position: Int32[Array, "B"]  # of that token
     budget: Int32[Array, "B"]  # tokens that may still be written
-    keys: Key[Array, "B"]
+    index: UInt32[Array, "B"]  # of the prompt: each has random keys of its own, the same in any batch
     is_used: Bool[Array, "B V"]  # ids of text, pictures and sounds that the answer holds
     tokens: Int32[Array, "B T"]  # the answers, PAD after EOS
     logprobs: Float32[Array, "B T"]
@@ -99,6 +99,7 @@ class How(NamedTuple):
 
     controls: sampling.Controls  # of text, image codes and audio codes
     guidance: Float32[Array, ""]
+    seed: UInt32[Array, ""]
 
 
 def generate(
@@ -164,13 +165,11 @@ def _with_null(prompt: Int32[np.ndarray, "T"], settings: Settings) -> list[Int32
 
 def _begin(model, rules, prompts, indices, settings, memory, is_conversation) -> State:
     """Check one batch of prompts, place every row and read them."""
-    tokens, lengths = _side_by_side(prompts)
-    context = model.config.context_tokens
-    budgets = np.minimum(settings.max_tokens, context - lengths)
+    lengths, context = np.array([len(prompt) for prompt in prompts], np.int32), model.config.context_tokens
+    budgets = np.minimum(settings.max_tokens, context - lengths).astype(np.int32)
     columns = min(settings.max_tokens, context)  # not by the prompts: one program for all lengths
-    state, needs = _start(rules, tokens, lengths, budgets, np.array(indices), np.uint32(settings.seed), columns)
-    modes, needs = np.asarray(state.grammar.mode), np.asarray(needs)
-    for index, length, budget, mode, need in zip(indices, lengths, budgets, modes, needs):
+    places = place(rules, prompts)
+    for index, length, budget, mode, need in zip(indices, lengths, budgets, places.mode, rules.need(places)):
         if length == 0 or mode in (grammar.REJECTED, stream.DONE):
             raise errors.InputError(f"prompt {index}: must be the beginning of a document, BOS first and no EOS; "
                                     "make it with stream.render(parts, vocab, is_prompt=True)")
@@ -178,10 +177,13 @@ def _begin(model, rules, prompts, indices, settings, memory, is_conversation) ->
             raise errors.InputError(
                 f"prompt {index}: the answer needs at least {need} tokens, but the prompt has {length} of the "
                 f"model's {context} and max_tokens is {settings.max_tokens}; shorten the prompt or raise max_tokens")
-    slots = num_slots(min(tokens.shape[1] + columns, context), context, is_conversation)
+    slots = num_slots(min(reading.padded(int(lengths.max())) + columns, context), context, is_conversation)
     twins = [_with_null(prompt, settings) for prompt in prompts]
     cache = reading.read(model, [prompt for half in zip(*twins) for prompt in half], slots, memory)
-    return reading.deal(state._replace(cache=cache), model)
+    shape = (len(prompts), columns)
+    return reading.deal(State(
+        cache, places, np.array([prompt[-1] for prompt in prompts]), lengths - 1, budgets, np.array(indices, np.uint32),
+        np.zeros((len(prompts), rules.vocab.size), bool), np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.int32(0)), model)
 
 
 def num_slots(needed: int, context: int, is_conversation: bool = False) -> int:
@@ -194,7 +196,7 @@ def num_slots(needed: int, context: int, is_conversation: bool = False) -> int:
 
 def _finish(model, rules, state, indices, settings, on_tokens) -> tuple[State, bool]:
     """Run the loop until every row is done, in one piece or in short ones to stream; whether it was stopped."""
-    how = How(sampling.controls([settings.text, settings.image, settings.audio]), np.float32(settings.guidance))
+    how = How(sampling.controls([settings.text, settings.image, settings.audio]), np.float32(settings.guidance), np.uint32(settings.seed))
     if on_tokens is None:
         return _decode(model, state, np.int32(settings.max_tokens), rules, how), False
     while not np.all(np.asarray(state.grammar.mode) == stream.DONE):
@@ -221,45 +223,12 @@ def _cut(prompt: Int32[np.ndarray, "_"], tokens: Int32[np.ndarray, "T"], logprob
 
 
 def place(rules: grammar.Grammar, prompts: Sequence[Int32[np.ndarray, "_"]]) -> grammar.GrammarState:
-    """Where the grammar stands at the end of each prompt."""
-    return _place(rules, *_side_by_side(prompts))
-
-
-def _side_by_side(prompts: Sequence[Int32[np.ndarray, "_"]]) -> tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "B"]]:
-    """The prompts padded to one length, and the length of each."""
-    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-    tokens = np.zeros((len(prompts), reading.padded(int(lengths.max()))), np.int32)
-    for row, prompt in zip(tokens, prompts):
-        row[: len(prompt)] = prompt
-    return tokens, lengths
-
-
-@functools.partial(jax.jit, static_argnames="rules")
-def _place(rules: grammar.Grammar, tokens: Int32[Array, "B T"], lengths: Int32[Array, "B"]) -> grammar.GrammarState:
-    def read(state: grammar.GrammarState, column: tuple[Array, Array]) -> tuple[grammar.GrammarState, None]:
-        tokens, position = column
-        after = rules.advance(state, tokens)
-        return jax.tree.map(lambda new, old: jnp.where(position < lengths, new, old), after, state), None
-
-    columns = (tokens.T, jnp.arange(tokens.shape[1]))
-    return jax.lax.scan(read, grammar.start(tokens.shape[0]), columns)[0]
-
-
-@functools.partial(jax.jit, static_argnames=("rules", "columns"))
-def _start(
-    rules: grammar.Grammar, tokens: Int32[Array, "B T"], lengths: Int32[Array, "B"], budgets: Int32[Array, "B"],
-    indices: Int32[Array, "B"], seed: UInt32[Array, ""], columns: int,
-) -> tuple[State, Int32[Array, "B"]]:
-    """The state before the prompts are read, and the fewest tokens that finish each row.
-
-    One key per prompt, the same in any batch.
-    """
-    places, batch = _place(rules, tokens, lengths), len(tokens)
-    last = jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0]
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
-    return State(
-        (), places, last, lengths - 1, budgets, keys, jnp.zeros((batch, rules.vocab.size), bool),
-        jnp.zeros((batch, columns), jnp.int32), jnp.zeros((batch, columns)), jnp.int32(0)), rules.need(places)
+    """Where the grammar stands at the end of each prompt, as NumPy arrays."""
+    lengths, state = np.array([len(prompt) for prompt in prompts]), grammar.start(len(prompts))
+    columns = np.stack([np.pad(prompt, (0, lengths.max() - len(prompt))) for prompt in prompts], axis=1)
+    for position, tokens in enumerate(columns):
+        state = jax.tree.map(lambda new, old: np.where(position < lengths, new, old), rules.advance(state, tokens), state)
+    return state
 
 
 @functools.partial(jax.jit, static_argnames="rules", donate_argnames="state")
@@ -267,6 +236,7 @@ def _decode(model: decoder.Decoder, state: State, limit: Int32[Array, ""], rules
     """Turn until `limit` columns are written or every row is done."""
     batch = state.token.shape[0]
     halves = state.cache[0].k.shape[0] // batch  # two with guidance
+    row_keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(how.seed), state.index)
     is_content = rules.vocab.modality_of(np.arange(rules.vocab.size)) > vocabulary.CONTROL
 
     def turn(state: State) -> State:
@@ -274,21 +244,22 @@ def _decode(model: decoder.Decoder, state: State, limit: Int32[Array, ""], rules
         hidden, cache = model.step(feed(state.token), feed(state.position), state.cache)
         is_open = rules.open_groups(state.grammar, state.budget)
         forced = rules.forced(is_open)
-        choose = lambda: _choose(model, hidden[:, 0], rules.spread(is_open), state, how)
+        choose = lambda: _choose(model, hidden[:, 0], rules.spread(is_open), state, row_keys, how)
         skip = lambda: (forced, jnp.zeros(batch))
         token, logprob = jax.lax.cond(jnp.all(forced >= 0), skip, choose)
         is_alive = ~state.is_done
         is_new = jnp.asarray(is_content) & (jnp.arange(rules.vocab.size) == token[:, None])
         return State(
             cache, rules.advance(state.grammar, token), token, state.position + is_alive, state.budget - is_alive,
-            state.keys, state.is_used | is_new, state.tokens.at[:, state.num_tokens].set(token),
+            state.index, state.is_used | is_new, state.tokens.at[:, state.num_tokens].set(token),
             state.logprobs.at[:, state.num_tokens].set(logprob), state.num_tokens + 1)
 
     return jax.lax.while_loop(lambda state: (state.num_tokens < limit) & ~jnp.all(state.is_done), turn, state)
 
 
 def _choose(
-    model: decoder.Decoder, hidden: Float[Array, "_ D"], allowed: Bool[Array, "B V"], state: State, how: How
+    model: decoder.Decoder, hidden: Float[Array, "_ D"], allowed: Bool[Array, "B V"], state: State,
+    row_keys: Key[Array, "B"], how: How,
 ) -> tuple[Int32[Array, "B"], Float32[Array, "B"]]:
     """The next token of each row, and its log-probability."""
     logits, *null = jnp.split(model.logits(hidden), hidden.shape[0] // allowed.shape[0])
@@ -300,7 +271,7 @@ def _choose(
     if null:
         wanted = jnp.where(is_code[:, None], guide(logits, null[0], how.guidance), wanted)
     wanted = jnp.where(allowed, sampling.penalise(wanted, state.is_used, controls), -jnp.inf)
-    keys = jax.vmap(jax.random.fold_in)(state.keys, state.position)
+    keys = jax.vmap(jax.random.fold_in)(row_keys, state.position)
     token = sampling.sample(wanted, keys, controls)
     return token, jnp.take_along_axis(logprobs, token[:, None], axis=1)[:, 0]
 

@@ -12,6 +12,7 @@ whose shortest ending still fits:
 
 So a picture that could not close is never opened, and when the budget is just enough to close,
 only closing tokens are left. Nothing is ever cut off, and nothing needs repair afterwards.
+A prompt is walked in NumPy, by the same code: there it needs no program of its own.
 Next: sampling.py (choosing among what is allowed), engine.py (the loop).
 """
 
@@ -50,7 +51,7 @@ class Rules:
 
 
 class GrammarState(NamedTuple):
-    """Where each row stands: a state of `stream` and the counters that complete it."""
+    """Where each row stands: a state of `stream` and the counters that complete it. NumPy's or JAX's arrays."""
 
     mode: Int32[Array, "B"]
     height: Int32[Array, "B"]  # of the open image, in codes
@@ -62,7 +63,7 @@ class GrammarState(NamedTuple):
 
 def start(batch: int) -> GrammarState:
     """Before any token."""
-    return GrammarState(*(jnp.full(batch, value, jnp.int32) for value in (stream.START, 0, 0, 0, 0, 0)))
+    return GrammarState(*(np.full(batch, value, np.int32) for value in (stream.START, 0, 0, 0, 0, 0)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,48 +73,42 @@ class Grammar:
     vocab: Vocab
     rules: Rules = Rules()
 
-    def advance(self, state: GrammarState, tokens: Int32[Array, "B"]) -> GrammarState:
+    def advance(self, state: GrammarState, tokens: Int32[Array | np.ndarray, "*B"]) -> GrammarState:
         """Read one token per row. A finished row stays finished on padding."""
-        kind = jnp.asarray(stream.class_of(self.vocab).astype(np.int32))[tokens]
-        to = jnp.asarray(stream.NEXT.astype(np.int32))[state.mode, kind]
+        xp = _namespace(state.mode, tokens)
+        kind = _namespace(tokens).asarray(stream.class_of(self.vocab).astype(np.int32))[tokens]
+        to = xp.asarray(stream.NEXT.astype(np.int32))[state.mode, kind]
         size = tokens - vocabulary.SIZE_1 + 1
         is_code, is_end = kind == TokenClass.IMAGE_CODE, kind == TokenClass.EOL
-        height = jnp.where(state.mode == stream.HEIGHT, size, state.height)
-        width = jnp.where(state.mode == stream.WIDTH, size, state.width)
-        column = jnp.where(is_code, state.column + 1, 0)
-        row = jnp.where(kind == TokenClass.SIZE, 0, state.row + is_end)
-        after_code = jnp.where(column < width, stream.CODE, stream.LINE_END)
-        after_line = jnp.where(row < height, stream.CODE, stream.IMAGE_END)
-        after_image = jnp.where(state.is_video == 1, stream.FRAME, stream.BODY)
-        resolved = jnp.select(
-            [is_code, is_end, kind == TokenClass.EOI], [after_code, after_line, after_image], to)
+        height = xp.where(state.mode == stream.HEIGHT, size, state.height)
+        width = xp.where(state.mode == stream.WIDTH, size, state.width)
+        column = xp.where(is_code, state.column + 1, 0)
+        row = xp.where(kind == TokenClass.SIZE, 0, state.row + is_end)
+        after_code = xp.where(column < width, stream.CODE, stream.LINE_END)
+        after_line = xp.where(row < height, stream.CODE, stream.IMAGE_END)
+        after_image = xp.where(state.is_video == 1, stream.FRAME, stream.BODY)
+        resolved = xp.where(is_code, after_code, xp.where(is_end, after_line, xp.where(kind == TokenClass.EOI, after_image, to)))
         is_legal = (state.mode >= 0) & (kind >= 0) & (to >= 0)
-        is_video = jnp.where(
-            kind == TokenClass.BOV, 1, jnp.where(kind == TokenClass.EOV, 0, state.is_video))
-        return GrammarState(jnp.where(is_legal, resolved, REJECTED), height, width, row, column, is_video)
+        is_video = xp.where(kind == TokenClass.BOV, 1, xp.where(kind == TokenClass.EOV, 0, state.is_video))
+        after = (xp.where(is_legal, resolved, REJECTED), height, width, row, column, is_video)
+        return GrammarState(*(x.astype(np.int32) for x in after))
 
-    def need(self, state: GrammarState) -> Int32[Array, "B"]:
+    def need(self, state: GrammarState) -> Int32[Array | np.ndarray, "*B"]:
         """Fewest tokens, EOS included, that finish each row."""
-        low_height, low_width = min(self.rules.heights), min(self.rules.widths)
-        image = 3 + _lines(low_height, low_width)  # two sizes, the lines, EOI
-        tail = jnp.where(state.is_video == 1, 2, 1)  # after the image: EOV? EOS
-        lines_left = _lines(state.height - state.row, state.width)
-        by_mode = {
-            stream.START: 2,
-            stream.BODY: 1,
-            stream.HEIGHT: image + tail,
-            stream.WIDTH: 2 + _lines(state.height, low_width) + tail,
-            stream.CODE: lines_left - state.column + 1 + tail,
-            stream.LINE_END: lines_left - state.width + 1 + tail,
-            stream.IMAGE_END: 1 + tail,
-            stream.SOUND_START: 3,
-            stream.SOUND: 2,
-            stream.CLIP_START: 2 + image + 2,
-            stream.TIME: 1 + image + 2,
-            stream.FRAME: 2,
-            stream.DONE: 0,
-        }
-        return jnp.select([state.mode == mode for mode in by_mode], list(by_mode.values()), 0)
+        xp, low_width = _namespace(state.mode), min(self.rules.widths)
+        image = 3 + _lines(min(self.rules.heights), low_width)  # two sizes, the lines, EOI
+        at_least = {stream.START: 2, stream.BODY: 1, stream.HEIGHT: image, stream.WIDTH: 2, stream.CODE: 1, stream.LINE_END: 1,
+                    stream.IMAGE_END: 1, stream.SOUND_START: 3, stream.SOUND: 2, stream.CLIP_START: 2 + image + 2,
+                    stream.TIME: 1 + image + 2, stream.FRAME: 2}
+        known = np.zeros(len(stream.NEXT), np.int32)
+        known[list(at_least)] = list(at_least.values())
+        is_line = (state.mode == stream.CODE) | (state.mode == stream.LINE_END)
+        is_image = is_line | (state.mode == stream.HEIGHT) | (state.mode == stream.WIDTH) | (state.mode == stream.IMAGE_END)
+        tail = xp.where(is_image, xp.where(state.is_video == 1, 2, 1), 0)  # after the image: EOV? EOS
+        written = xp.where(state.mode == stream.CODE, state.column, state.width)
+        lines = xp.where(state.mode == stream.WIDTH, _lines(state.height, low_width),
+                         xp.where(is_line, _lines(state.height - state.row, state.width) - written, 0))
+        return (xp.asarray(known)[state.mode] + tail + lines).astype(np.int32)
 
     def allowed(self, state: GrammarState, budget: Int32[Array, "B"]) -> Bool[Array, "B V"]:
         """The ids that may come next when `budget` tokens, EOS included, may still be written.
@@ -125,8 +120,7 @@ class Grammar:
     def open_groups(self, state: GrammarState, budget: Int32[Array, "B"]) -> Bool[Array, "B group"]:
         """The same by groups of ids that the grammar cannot tell apart."""
         _, examples, opened = self._groups()
-        after = jax.vmap(lambda token: self.need(self.advance(state, jnp.full_like(state.mode, token))),
-                         out_axes=1)(jnp.asarray(examples))  # B group
+        after = self.need(self.advance(jax.tree.map(lambda x: x[:, None], state), examples[None]))  # B group
         fits = (after < budget[:, None]) | (state.mode == stream.DONE)[:, None]
         return jnp.asarray(opened)[state.mode] & fits & (state.mode >= 0)[:, None]
 
@@ -162,6 +156,11 @@ class Grammar:
         for mode, sizes in ((stream.HEIGHT, rules.heights), (stream.WIDTH, rules.widths)):
             opened[mode] &= np.isin(size, sizes)
         return group_of.astype(np.int32), examples.astype(np.int32), opened
+
+
+def _namespace(*arrays: Array | np.ndarray):
+    """jax.numpy if it made one of the arrays, else NumPy."""
+    return jnp if any(isinstance(x, jax.Array) for x in arrays) else np
 
 
 def _lines(height, width):

@@ -90,8 +90,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         self.config, self.dtype = config, jnp.dtype(config.dtype)
-        shape = (config.vocab_size, config.width)
-        self.embed = nnx.Param(EMBED_STD * jax.random.normal(rngs.params(), shape), axes="V D")
+        self.embed = nn.normal(rngs, (config.vocab_size, config.width), "V D", EMBED_STD)
         self.blocks = nnx.List([Block(config, rngs) for _ in range(config.depth)])
         self.norm = nn.RMSNorm(config.width)
 
@@ -138,7 +137,7 @@ class Decoder(nnx.Module):
         """
         x, new = self._embed(tokens), []
         for block, layer in zip(self.blocks, cache, strict=True):
-            x, layer = block.step(x, positions, layer)
+            x, layer = _step(block, x, positions, layer)
             new.append(layer)
         return self.norm(x), tuple(new)
 
@@ -147,6 +146,9 @@ class Decoder(nnx.Module):
 
     def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         return parallel.gathered(self.embed[...], "V D")[tokens].astype(self.dtype) / EMBED_STD
+
+
+_step = jax.jit(Block.step)  # the blocks are alike: traced once, not once each
 
 
 def logits(embed: Float[Array, "V D"], hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:

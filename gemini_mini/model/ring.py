@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from gemini_mini import parallel
 
@@ -194,7 +194,9 @@ def _deal(size: int, back: bool, x):
 
 
 class Blockwise:
-    """The kernel for any device: scores of one block of queries and one of keys at a time, blocks in the future skipped."""
+    """The kernel for any device: scores of one block of queries and one of keys at a time; blocks in the
+    future or of other documents are skipped.
+    """
 
     def forward(self, queries: Queries, keys: Keys, causal: bool) -> tuple[Array, Array]:
         """See Kernel."""
@@ -211,8 +213,9 @@ class Blockwise:
 
             shape = blocks.q.shape[:3] + (blocks.rows,)
             zeros = jnp.zeros((*shape, queries.q.shape[-1]), jnp.float32)
-            out, top, total = jax.lax.fori_loop(0, i + 1 if causal else blocks.num_keys, of_keys,
+            out, top, total = jax.lax.fori_loop(*_span(blocks.reach[i]), of_keys,
                                                 (zeros, jnp.full(shape, HIDDEN), jnp.zeros(shape)))
+            total = jnp.maximum(total, 1e-30)  # 0 where all blocks of keys are skipped
             return out / total[..., None], top + jnp.log(total)
 
         out, lse = jax.lax.map(of_queries, jnp.arange(blocks.num_queries))
@@ -242,7 +245,7 @@ class Blockwise:
                 return dq, dk, dv
 
             zeros = jnp.zeros(k.shape, jnp.float32)
-            dq, dk, dv = jax.lax.fori_loop(j if causal else 0, blocks.num_queries, of_queries, (dq, zeros, zeros))
+            dq, dk, dv = jax.lax.fori_loop(*_span(blocks.reach[:, j]), of_queries, (dq, zeros, zeros))
             return dq, (dk, dv)
 
         dq, (dk, dv) = jax.lax.scan(of_keys, jnp.zeros(blocks.q.shape, jnp.float32), jnp.arange(blocks.num_keys))
@@ -254,6 +257,13 @@ HIDDEN = -1e30  # the score of a key that must not be seen
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
+def _span(is_needed: Bool[Array, "_"]) -> tuple[Array, Array]:
+    """The first that is needed and the one after the last; none at all if none is."""
+    size = is_needed.size
+    stop = jnp.where(jnp.any(is_needed), size - jnp.argmax(is_needed[::-1]), 0)
+    return jnp.argmax(is_needed).astype(jnp.int32), stop.astype(jnp.int32)
+
+
 class _Blocks:
     """Queries and keys cut into blocks of equal size."""
 
@@ -262,6 +272,15 @@ class _Blocks:
         self.q = rearrange(queries.q, "b (k g) t h -> b k g t h", k=keys.k.shape[1])
         self.rows, self.columns = math.gcd(queries.q.shape[2], BLOCK), math.gcd(keys.k.shape[2], BLOCK)
         self.num_queries, self.num_keys = queries.q.shape[2] // self.rows, keys.k.shape[2] // self.columns
+        # Blocks whose segments lie apart share none, whatever their order; padding, 0, stands after all others.
+        last = jnp.iinfo(jnp.int32).max
+        first_q, last_q, first_k, last_k = (
+            end(jnp.where(segments == 0, last, segments).reshape(len(segments), blocks, -1), axis=2)
+            for segments, blocks in ((queries.segments, self.num_queries), (keys.segments, self.num_keys))
+            for end in (jnp.min, jnp.max))
+        self.reach = jnp.any((first_q[:, :, None] <= last_k[:, None]) & (first_k[:, None] <= last_q[:, :, None]), axis=0)
+        if causal:
+            self.reach &= (jnp.arange(1, self.num_queries + 1) * self.rows)[:, None] > jnp.arange(self.num_keys)[None] * self.columns
 
     def of_queries(self, x, i):
         return jax.lax.dynamic_slice_in_dim(x, i * self.rows, self.rows, 3)

@@ -144,7 +144,7 @@ class AudioTokenizer(nnx.Module):
             for _ in range(config.layers)
         ])
         self.project = nn.param(rngs, (config.width, config.code_dim), "D Z")
-        self.mix_codes = nnx.Param(jnp.eye(config.code_dim), axes="Z Z")
+        self.mix_codes = nnx.Param(jnp.asarray(np.eye(config.code_dim, dtype=np.float32)), axes="Z Z")
         mel = MEL_PER_CODE * logmel.NUM_MEL
         self.mel_in = nn.param(rngs, (3 * config.code_dim, config.width), "Z D", 3.0)
         self.mel_out = nn.param(rngs, (config.width, mel), "D M", 0.5)
@@ -346,7 +346,7 @@ def load(path: str | Path) -> AudioTokenizer:
             raise KeyError(", ".join(sorted(missing)))
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise errors.InputError(f"{path}: is no audio tokenizer of this version ({error}); train it again") from None
-    shape = jax.eval_shape(lambda: AudioTokenizer(config, nnx.Rngs(0)))
+    shape = AudioTokenizer(config, nn.Shapes())
     try:
         return nn.with_weights(shape, jax.device_put(arrays))
     except errors.InputError as error:

@@ -244,5 +244,5 @@ def load(path: str | Path) -> ImageTokenizer:
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise errors.InputError(f"{path}: is no image tokenizer of this version ({error}); "
                                 "train it again") from None
-    shape = jax.eval_shape(lambda: ImageTokenizer(config, nnx.Rngs(0)))
+    shape = ImageTokenizer(config, nn.Shapes())
     return nn.with_weights(shape, jax.device_put(arrays))

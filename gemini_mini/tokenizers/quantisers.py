@@ -81,7 +81,7 @@ class SimVq(Pulled):
 
     def __init__(self, num_codes: int, dim: int, lr: float, rngs: nnx.Rngs):
         super().__init__(num_codes, dim, 1.0, rngs)
-        self.mixing = nnx.Param(jnp.eye(dim), axes="Z Z")
+        self.mixing = nnx.Param(jnp.asarray(np.eye(dim, dtype=np.float32)), axes="Z Z")
 
     def vectors(self) -> Float[Array, "V Z"]:
         """The frozen codebook times the matrix."""
