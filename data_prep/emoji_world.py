@@ -114,6 +114,25 @@ class World(NamedTuple):
     digits: digits.Digits
     prose: list[tuple[str, str]]                       # (split, document)
     code: list[tuple[str, str]]
+    half: Literal["both", "dev", "assurance"] = "both"  # of the test splits, that can be asked about
+
+    def only(self, half: Literal["dev", "assurance"]) -> "World":
+        """This world without the other half of its test splits: what stands there is of no split that is asked.
+
+        A thing is in one half under all its names, voices and motions.
+        """
+        def of(item: int, split: str) -> str:
+            return "hidden" if split.startswith("test") and splits.half(self.items[item].chars) != half else split
+
+        items = [item._replace(split=of(i, item.split), name_splits={lang: of(i, split) for lang, split in item.name_splits.items()})
+                 for i, item in enumerate(self.items)]
+        return self._replace(half=half, items=items, digits=self.digits.only(half),
+                             clips=[clip._replace(split=of(clip.item, clip.split)) for clip in self.clips],
+                             shots=[shot._replace(split=of(shot.item, shot.split)) for shot in self.shots])
+
+    def shows(self, key: str) -> bool:
+        """Whether what is made by rule and has this name can be asked about, if it is of a test split."""
+        return self.half in ("both", splits.half(key))
 
     def picture(self, item: int) -> stream.Image:
         """The picture of an item: the same bytes at each call."""

@@ -11,6 +11,8 @@ Neither a package upgrade nor the size of the world moves an item from one side 
     test_motion  the object and the motion are in train, never together
     valid, valid_compose, valid_speaker_language, valid_motion
                  others of the same kinds, to tune on: no choice needs a test split
+
+Every test split has two halves: dev is looked at while working, assurance when a model is released.
 """
 
 import hashlib
@@ -42,6 +44,11 @@ def bucket(key: str, buckets: int = 100) -> int:
     """A stable pseudo-random number in [0, buckets): the only chance in every split."""
     digest = hashlib.blake2b(key.encode(), digest_size=8, person=b"gemini_mini").digest()
     return int.from_bytes(digest, "big") % buckets
+
+
+def half(key: str) -> str:
+    """dev or assurance: in which half of its test split the thing of this name stands."""
+    return ("dev", "assurance")[bucket(f"half {key}", 2)]
 
 
 def of_picture(row: pictures.Emoji) -> str:

@@ -227,6 +227,28 @@ def test_text_sample_weighs_a_source_by_its_text_in_its_rows(demo):
     assert 1 - sum(size.values()) / total == pytest.approx(documents.TABLE_SHARE, rel=0.2)
 
 
+def test_the_halves_of_test_splits_share_nothing_and_leave_nothing_out(demo):
+    def content(example):
+        return repr([part if isinstance(part, stream.Role | stream.Text) else files.hash_bytes(*(np.asarray(x).tobytes() for x in part))
+                     for part in example.prompt])
+
+    dev, assurance = demo.only("dev"), demo.only("assurance")
+    for task in (*OF_WORLD, "sums"):
+        if task not in documents.TASKS:
+            continue
+        for split in ("seen", "valid", "test_concept", "test_compose", "test_lang", "test_speaker_language", "test_motion", "test"):
+            whole, first, second = ({content(e): e.item for e in documents.examples(w, task, split)} for w in (demo, dev, assurance))
+            if not split.startswith("test"):
+                assert first == second == whole, "all that is not of a test split is in both"
+                continue
+            assert not set(first) & set(second), (task, split)
+            assert not whole or (first and second), (task, split)
+            if task not in ("interleaved", "one_shot", "sums"):  # these combine anew what a half holds
+                assert set(first) | set(second) == set(whole), (task, split)
+                assert task == "digits" or not set(first.values()) & set(second.values()), (task, split)
+    assert not dev.items_in("test_concept") == demo.items_in("test_concept") and dev.items_in("train") == demo.items_in("train")
+
+
 # Documents
 
 def test_documents_are_chats_or_plain_and_texts_never_touch(demo):
