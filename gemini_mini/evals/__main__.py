@@ -62,6 +62,8 @@ def main() -> None:
         raise errors.InputError(f"--limit: must be at least 1, got {args.limit}")
     if args.release and args.valid_only:
         raise errors.InputError("--release and --valid-only: must not stand together, for a release is of test splits; leave one out")
+    if args.run.is_file():
+        raise errors.InputError(f"{args.run}: is a released file, beside which nothing is kept; evaluate the run folder it was made from")
     settings = task.Settings(args.limit, tasks, args.valid_only, args.seed, args.temperature)
     run = run_lib.load(args.run)
     world = worlds.embedded(args.world or Path(run.settings["task"]["rows"]).parent / "world")
