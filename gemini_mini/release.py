@@ -42,18 +42,27 @@ def release(run_folder: Path, out: Path) -> dict[str, tuple[float, float]]:
     """
     run = run_lib.load(run_folder)
     settings = run.settings["task"]
-    figures = run_folder / "evals_detail.json"
-    if not figures.is_file():
-        raise errors.InputError(f"{figures}: no such file, and a card needs figures; run: python -m gemini_mini.evals {run_folder}")
+    detail = figures(run_folder, run_folder)
+    assurance = figures(run_folder / "release", run_folder) if (run_folder / "release" / "evals_detail.json").is_file() else None
     weights = {name: np.asarray(w) for name, w in nn.weights(run.model).items()}
     rounded = nn.with_weights(run.model, quant.unpack(quant.pack(weights, nn.axes(run.model))))
     before, after = (valid_loss(run, module) for module in (run.model, rounded))
     losses = {name: (before[name], after[name]) for name in before}
     small = run._replace(settings={"task": {name: value for name, value in settings.items() if name not in PATHS}})
-    about = card(run, files.read_json(run_folder / "run.json"), files.read_json(figures), _assurance(run_folder), losses)
+    opened = files.read_json(run_folder / "release" / "opened.json") if assurance else []
+    about = card(run, files.read_json(run_folder / "run.json"), detail, assurance, opened, losses)
     run_lib.save_released(small, out, about)
     files.write_bytes(out.with_suffix(".md"), about.encode())
     return losses
+
+
+def figures(folder: Path, run_folder: Path) -> dict:
+    """What an evaluation of exactly these weights found. Raises: InputError when there is none."""
+    detail = files.read_json(folder / "evals_detail.json") if (folder / "evals_detail.json").is_file() else {}
+    if "half" not in detail or detail["model"] != run_lib.weights_hash(run_folder):
+        raise errors.InputError(f"{folder}/evals_detail.json: must hold figures of these very weights, for the card; run: "
+                                f"python -m gemini_mini.evals {run_folder}{' --release' * (folder != run_folder)}")
+    return detail
 
 
 def valid_loss(run: run_lib.Run, module: decoder.Decoder) -> dict[str, float]:
@@ -70,8 +79,10 @@ def valid_loss(run: run_lib.Run, module: decoder.Decoder) -> dict[str, float]:
     return {name.split("/")[1]: value for name, value in figures.items() if name.count("/") == 2 and name.endswith("/loss")}
 
 
-def card(run: run_lib.Run, started: dict, detail: dict, assurance: dict | None, losses: dict[str, tuple[float, float]]) -> str:
-    """The model card, as Markdown."""
+def card(
+    run: run_lib.Run, started: dict, detail: dict, assurance: dict | None, opened: list[dict], losses: dict[str, tuple[float, float]]
+) -> str:
+    """The model card, as Markdown; `opened` are the times the assurance half was."""
     settings, sizes = run.settings["task"], run.model.config
     stages = tuple(mixture.Stage(**stage) for stage in settings["stages"])
     shares = sorted(mixture.shares(stages).items(), key=lambda pair: -pair[1])
@@ -91,19 +102,12 @@ def card(run: run_lib.Run, started: dict, detail: dict, assurance: dict | None, 
         _protocol(detail, "dev half of every test split: looked at while working"), "", *_table(detail["tasks"]), "",
     ]
     if assurance:
-        opened = assurance["opened"]
         lines += ["### Assurance half", "", _protocol(assurance, f"opened {len(opened)} time(s), first at {opened[0]['when']}"), "",
                   *_table(assurance["tasks"]), ""]
     else:
         lines += ["The assurance half of the test splits was not opened for it.", ""]
     lines += ["## Failures", "", "The first wrong answers in the evaluation's order, not chosen.", "", *_failures(detail["tasks"])]
     return "\n".join(lines) + "\n"
-
-
-def _assurance(run_folder: Path) -> dict | None:
-    """What the assurance half says of these weights, if it was asked."""
-    path, opened = run_folder / "release" / "evals_detail.json", run_folder / "release" / "opened.json"
-    return files.read_json(path) | {"opened": files.read_json(opened)} if path.is_file() else None
 
 
 def _protocol(detail: dict, half: str) -> str:

@@ -59,6 +59,11 @@ def load(folder: str | Path, mesh: Mesh | None = None) -> Run:
     return Run(_decoder(arrays, tokenizers, settings, f"{folder}/run.json", mesh), tokenizers, settings, folder)
 
 
+def weights_hash(folder: Path) -> str:
+    """Which weights a finished run has: figures and releases name it."""
+    return files.hash_bytes((folder / "model.safetensors").read_bytes())
+
+
 def save_released(run: Run, path: Path, card: str) -> None:
     """Write a run as one file: the decoder in 8 bits, the tokenizers in 16, their settings, and its card.
 

@@ -426,6 +426,16 @@ def test_prose_and_code_are_real_and_bounded():
         assert max(len(document) for _, document in found) <= text.CHUNK_CHARS
 
 
+def test_a_docstring_is_on_the_side_of_its_code():
+    def grams(written):
+        return {tuple(words[i : i + 13]) for _, document in written for words in [document.split()] for i in range(len(words) - 12)}
+
+    both = text.prose(600_000), text.code(600_000)
+    trained = grams(pair for written in both for pair in written if pair[0] == "train")
+    held = [pair for pair in both[1] if pair[0] == "valid"]
+    assert len(held) > 50 and not grams(held) & trained
+
+
 # Building
 
 SMALL = emoji_world.WorldConfig("small", num_pictures=3, num_roles=0, clocks=False, languages=("en", "es"),

@@ -75,9 +75,19 @@ def test_a_card_says_data_licences_figures_and_failures(model, tmp_path):
         {"prompt": [{"role": "user"}, {"text": "Draw: cat"}], "answer": [{"image": "x"}], "truth": [{"image": "y"}], "is_right": False}]}
     detail = {"tasks": {"draw": {"unit": "accuracy", "splits": {"test_compose": cell}}}, "limit": 9, "image_temperature": 0.0, "pictures": 5}
     trained = model.run._replace(settings={"task": {**model.run.settings["task"], **SETTINGS}})
-    text = release.card(trained, {"steps": 20}, detail, None, {"draw": (1.0, 1.25), "name": (2.0, 2.25)})
+    text = release.card(trained, {"steps": 20}, detail, None, [], {"draw": (1.0, 1.25), "name": (2.0, 2.25)})
     for words in ("CC BY-SA 4.0", "draw 75%", "1.5000 in 32 bits, 1.7500 in 8", "| draw (accuracy) | test_compose | 4 | 25% | 10% to 50% |",
                   "`Draw: cat` → [image], not [image]", "was not opened"):
         assert words in text, words
-    opened = detail | {"opened": [{"when": "2026-01-01", "model": "m"}]}
-    assert "opened 1 time(s), first at 2026-01-01" in release.card(trained, {"steps": 20}, detail, opened, {"draw": (1.0, 1.0)})
+    opened = [{"when": "2026-01-01", "model": "m"}]
+    assert "opened 1 time(s), first at 2026-01-01" in release.card(trained, {"steps": 20}, detail, detail, opened, {"draw": (1.0, 1.0)})
+
+
+def test_a_card_never_shows_figures_of_other_weights(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"these")
+    for model in ("others", run.weights_hash(tmp_path)):
+        files.write_json(tmp_path / "evals_detail.json", {"half": "dev", "model": model})
+        if model == "others":
+            with pytest.raises(errors.InputError, match="these very weights"):
+                release.figures(tmp_path, tmp_path)
+    assert release.figures(tmp_path, tmp_path)["half"] == "dev"

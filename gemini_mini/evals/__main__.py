@@ -77,17 +77,12 @@ def open_assurance(run_folder: Path, asked: list[str]) -> None:
     """Record, before anything is asked, that the assurance half is opened; what was recorded stays."""
     path = run_folder / "release" / "opened.json"
     opened = files.read_json(path) if path.is_file() else []
-    weights = model_hash(run_folder)
+    weights = run_lib.weights_hash(run_folder)
     if others := {each["model"] for each in opened} - {weights}:
         print(f"warning: the assurance half was opened for {len(others)} other model(s) in this folder ({path}): "
               "choices made since then may have seen it")
     files.write_json(path, [*opened, {"when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "model": weights,
                                       "asked": asked or ["what the report shows"]}])
-
-
-def model_hash(run_folder: Path) -> str:
-    """Of the weights of a run."""
-    return files.hash_bytes((run_folder / "model.safetensors").read_bytes())
 
 
 def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings, name: str = "") -> dict:
@@ -98,7 +93,8 @@ def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings
     begin = time.perf_counter()
     if name:
         settings = dataclasses.replace(settings, tasks=tuple(found.name for found in suite.SUITES[name].tasks))
-    key = files.hash_json([model_hash(run.folder), run.tokenizers.vocab.fingerprint, world.fingerprint, world.half,
+    weights = run_lib.weights_hash(run.folder)
+    key = files.hash_json([weights, run.tokenizers.vocab.fingerprint, world.fingerprint, world.half,
                            dataclasses.asdict(settings), files.hash_bytes(*(file.read_bytes() for file in CODE))])
     folder = run.folder / "release" if world.half == "assurance" else run.folder
     done = folder / (f"evals/{name}.json" if name else "evals_detail.json")
@@ -111,7 +107,7 @@ def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings
         raise errors.InputError(f"this world has no examples of {', '.join(settings.tasks)}; choose other tasks")
     seconds = time.perf_counter() - begin
     save(folder, tasks, album, {
-        "key": key, "half": world.half,
+        "key": key, "model": weights, "half": world.half,
         "world": world.config.name, "world_content": world.fingerprint, "pictures": len(world.items),
         "vocabulary": run.tokenizers.vocab.fingerprint, "num_params": run.model.config.num_params,
         "limit": settings.limit, "seed": settings.seed, "is_valid_only": settings.is_valid_only,
