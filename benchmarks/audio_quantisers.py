@@ -7,7 +7,7 @@ Each variant is the same tokenizer under the same budget with other weights of t
 codes are then frozen and a probe, the same for all, learns to spell from them by CTC; `log_mel` is
 the same probe on what the encoder hears, and the ceiling. The probe is what a reader makes of the
 codes: an embedding, two Conformer blocks and a linear layer, trained on the training clips alone.
-Finished parts are reused. Columns end in the split; test_speaker_language has seen words said by
+Finished parts are reused. Columns end in the split; valid_speaker_language has seen words said by
 voices that are new in their language, valid has words that were never heard; `again` is what the
 probe reads once the codes were made to sound and encoded again.
 """
@@ -192,7 +192,7 @@ def main() -> None:
         figures |= files.read_json(out / f"{name}-probe" / "figures.json")
         files.write_json(out / f"{name}.json", figures)
     tables = {path.stem: files.read_json(path) for path in sorted(out.glob("*.json"))}
-    columns = ["train/cer", "valid/cer", "valid/cer_again", "test_speaker_language/cer", "recorded/cer", "mel_error", "used",
+    columns = ["train/cer", "valid/cer", "valid/cer_again", "valid_speaker_language/cer", "recorded/cer", "mel_error", "used",
                "perplexity"]
     print("| codes | " + " | ".join(columns) + " |\n|" + " --- |" * (len(columns) + 1))
     for name, row in tables.items():

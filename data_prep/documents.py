@@ -54,11 +54,15 @@ def examples(world: World, task: str, split: str) -> list[questions.Example]:
 
 
 def valid(world: World, names: Iterable[str]) -> dict[str, list[Document]]:
-    """What `names` hold in the valid split, as training documents: questions with their answers, prose and code."""
+    """What `names` hold out to tune on, as training documents: questions with their answers, prose and code.
+
+    Those of the split "valid_compose" are called "draw_compose", and so on.
+    """
     written = {"prose": world.prose, "code": world.code}
-    return {name: [[Text(text)] for split, text in written[name] if split == "valid"] if name in written else
-            [example.prompt + example.answer for example in examples(world, name, "valid")]
-            for name in names if name in TASKS or name in written}
+    found = {name: [[Text(text)] for split, text in written[name] if split == "valid"] for name in names if name in written}
+    found |= {name + split.removeprefix("valid"): [example.prompt + example.answer for example in examples(world, name, split)]
+              for name in names if name in TASKS for split in splits.VALID_SPLITS}
+    return {name: docs for name, docs in found.items() if docs}
 
 
 class Read(NamedTuple):

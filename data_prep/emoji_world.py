@@ -35,13 +35,14 @@ class WorldConfig:
     name: str
     concepts: Literal["common", "all"] = "common"    # our short list, or every emoji there is
     num_pictures: int = 350                          # plain concepts, at most
+    more_valid: int = 30                             # of the valid split, beyond the common ones: they cost no training
     num_roles: int = 8                               # each up to 15 pictures, at most
     clocks: bool = True                              # 24 pictures
     languages: tuple[str, ...] = ("en", "es", "fr", "de")
     image_size: int = 32
     num_speakers: int = 8
     voices_per_name: int = 2                         # speakers who say a name; one says names of roles
-    held_voice_percent: int = 8                      # names also said by the voice held out for the language
+    held_voice_percent: int = 8                      # names also said by each voice held out for the language
     shard_clips: int = 250
     num_objects: int = 72                            # of video; each times 6 motions times shots_per_cell
     shots_per_cell: int = 3
@@ -56,9 +57,9 @@ class WorldConfig:
         if unknown or "en" not in self.languages:
             raise errors.InputError(f"world {self.name}: languages must be some of {pictures.LANGUAGES} "
                                     f"with 'en', got {self.languages}")
-        if not 1 <= self.voices_per_name < self.num_speakers <= len(speech.SPEAKERS):
+        if not 1 <= self.voices_per_name < self.num_speakers - 1 < len(speech.SPEAKERS):
             raise errors.InputError(
-                f"world {self.name}: must be 1 <= voices_per_name < num_speakers <= {len(speech.SPEAKERS)}, "
+                f"world {self.name}: must be 1 <= voices_per_name < num_speakers - 1 < {len(speech.SPEAKERS)}, "
                 f"got {self.voices_per_name} and {self.num_speakers}")
 
     @property
@@ -67,7 +68,7 @@ class WorldConfig:
         return tuple(lang for lang in self.languages if lang in speech.VOICES)
 
 
-TINY = WorldConfig("tiny", num_pictures=24, num_roles=0, clocks=False, languages=("en", "es", "fr"),
+TINY = WorldConfig("tiny", num_pictures=24, more_valid=0, num_roles=0, clocks=False, languages=("en", "es", "fr"),
                    num_speakers=4, voices_per_name=1, held_voice_percent=20, num_objects=6, shots_per_cell=1,
                    prose_chars=10_000, code_chars=10_000)
 DEMO = WorldConfig("demo")
@@ -94,7 +95,7 @@ class Clip(NamedTuple):
     item: int
     lang: str
     speaker: int
-    split: str                   # of its name, test_speaker_language, or "silent": the voice cannot read it
+    split: str                   # of its name, of its voice (splits.of_voice), or "silent": the voice cannot read it
 
 
 class World(NamedTuple):
@@ -113,6 +114,25 @@ class World(NamedTuple):
     digits: digits.Digits
     prose: list[tuple[str, str]]                       # (split, document)
     code: list[tuple[str, str]]
+    half: Literal["both", "dev", "assurance"] = "both"  # of the test splits, that can be asked about
+
+    def only(self, half: Literal["dev", "assurance"]) -> "World":
+        """This world without the other half of its test splits: what stands there is of no split that is asked.
+
+        A thing is in one half under all its names, voices and motions.
+        """
+        def of(item: int, split: str) -> str:
+            return "hidden" if split.startswith("test") and splits.half(self.items[item].chars) != half else split
+
+        items = [item._replace(split=of(i, item.split), name_splits={lang: of(i, split) for lang, split in item.name_splits.items()})
+                 for i, item in enumerate(self.items)]
+        return self._replace(half=half, items=items, digits=self.digits.only(half),
+                             clips=[clip._replace(split=of(clip.item, clip.split)) for clip in self.clips],
+                             shots=[shot._replace(split=of(shot.item, shot.split)) for shot in self.shots])
+
+    def shows(self, key: str) -> bool:
+        """Whether what is made by rule and has this name can be asked about, if it is of a test split."""
+        return self.half in ("both", splits.half(key))
 
     def picture(self, item: int) -> stream.Image:
         """The picture of an item: the same bytes at each call."""
@@ -209,7 +229,7 @@ def choose(config: WorldConfig) -> list[Item]:
     """The items of this world, tables of factors first."""
     groups = dict(concepts.common())
     roles = _role_bases(config)
-    cells, plain = [], []
+    cells, plain, others = [], [], []
     for row in pictures.table():
         match pictures.cell(row):
             case "colour", *_:
@@ -220,10 +240,12 @@ def choose(config: WorldConfig) -> list[Item]:
                 cells += [row] if base in roles else []
             case None if config.concepts == "all" or row.names["en"] in groups:
                 plain.append(row)
+            case None if splits.of_picture(row) == "valid":
+                others.append(row)
     if config.concepts == "common":
         order = {name: place for place, name in enumerate(groups)}
         plain.sort(key=lambda row: order[row.names["en"]])
-    rows = cells + plain[:config.num_pictures]
+    rows = cells + plain[:config.num_pictures] + others[:config.more_valid]
 
     # A held-out name that some train name spells in any language is not new: it is left out.
     name_splits = [{lang: splits.of_name(row, lang) for lang in row.names} for row in rows]
@@ -239,21 +261,20 @@ def choose(config: WorldConfig) -> list[Item]:
 
 
 def cast(config: WorldConfig, items: list[Item]) -> list[Clip]:
-    """Who says which name: hash-chosen voices, never the one held out for the language, unless to test it."""
+    """Who says which name: hash-chosen voices, never one held out for the language, unless to test it."""
     clips = []
     for index, item in enumerate(items):
         for lang, split in item.name_splits.items():
             if lang not in config.spoken:
                 continue
             everyone = range(config.num_speakers)
-            held = [s for s in everyone if splits.is_held_voice(s, config.num_speakers, lang)]
-            voices = sorted((s for s in everyone if s not in held),
+            of_voice = {s: splits.of_voice(s, config.num_speakers, lang) for s in everyone}
+            voices = sorted((s for s in everyone if of_voice[s] == "train"),
                             key=lambda s: splits.bucket(f"voice {s} {lang} {item.chars}", 1 << 32))
             wanted = config.voices_per_name if split == "train" and item.cell[:1] != ("role",) else 1
             clips += [Clip(index, lang, voice, split) for voice in voices[:wanted]]
-            chance = splits.bucket(f"held voice {lang} {item.chars}")
-            if split == "train" and chance < config.held_voice_percent:
-                clips += [Clip(index, lang, voice, "test_speaker_language") for voice in held]
+            if split == "train" and splits.bucket(f"held voice {lang} {item.chars}") < config.held_voice_percent:
+                clips += [Clip(index, lang, voice, of) for voice, of in of_voice.items() if of != "train"]
     return clips
 
 

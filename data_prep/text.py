@@ -33,7 +33,7 @@ def prose(max_chars: int) -> list[tuple[str, str]]:
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 doc = ast.get_docstring(node)
                 if doc and len(doc) > 80:
-                    docs.append((f"docstring {name}", doc))
+                    docs.append((f"code {name}", doc))  # on the side of the split where its code stands
                     total += len(doc)
         if total > max_chars:
             break

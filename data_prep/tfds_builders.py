@@ -71,7 +71,7 @@ class EmojiPictures(_Builder, skip_registration=True):
 class EmojiSpeech(_Builder, skip_registration=True):
     """One record per spoken name, 16 kHz int16."""
 
-    SPLITS = (*splits.NAME_SPLITS, "test_speaker_language")
+    SPLITS = (*splits.NAME_SPLITS, "valid_speaker_language", "test_speaker_language")
 
     def features(self) -> dict[str, Any]:
         return {"clip": np.int32, "item": np.int32, "speaker": np.int32,
@@ -90,7 +90,7 @@ class EmojiSpeech(_Builder, skip_registration=True):
 class EmojiVideo(_Builder, skip_registration=True):
     """One record per video clip, with its English caption."""
 
-    SPLITS = ("train", "valid", "test_motion")
+    SPLITS = ("train", "valid_motion", "test_motion")
 
     def features(self) -> dict[str, Any]:
         shape = self.world.frames.shape[1:]

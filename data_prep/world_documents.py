@@ -313,6 +313,8 @@ def _one_shot_examples(world: World, split: str) -> Iterator[questions.Example]:
     if split in ("train", "valid", "test_compose"):
         for _ in range(NUM_QUESTIONS):
             example, wanted = _draw_ideas(cells, rng, split)
+            if split.startswith("test") and not world.shows(" ".join(sorted(world.items[item].cell[2] for item in wanted))):
+                continue
             yield questions.example(*ask_ideas(world, example, wanted, phrases.IDEAS[0]), wanted[0], "en")
 
 

@@ -11,7 +11,7 @@ import difflib
 import importlib.util
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,17 @@ def load(path: str, overrides: list[str]) -> Experiment:
     spec.loader.exec_module(module)
     if not hasattr(module, "config"):
         raise errors.InputError(f"{path}: must define config() -> Experiment")
-    experiment = module.config()
-    for override in overrides:
-        name, equals, value = override.partition("=")
+    return dataclasses.replace(override(module.config(), overrides), source=(path, *overrides))
+
+
+def override(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
+    """The experiment with some settings replaced, each "name=value". Raises: InputError when one does not fit."""
+    for each in overrides:
+        name, equals, value = each.partition("=")
         if not equals:
-            raise errors.InputError(f"{override}: an override is written name=value, such as optim.lr=1e-3")
+            raise errors.InputError(f"{each}: an override is written name=value, such as optim.lr=1e-3")
         experiment = _replace(experiment, name.split("."), value, name)
-    return dataclasses.replace(experiment, source=(path, *overrides))
+    return experiment
 
 
 def to_json(value: Any) -> Any:

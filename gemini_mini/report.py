@@ -38,7 +38,9 @@ PICTURE_WIDTH, SMALL_WIDTH = 84, 64
 FRAME_MS = 350
 
 SPLIT_TITLES = {
-    "seen": "Seen in training", "valid": "New things (used for tuning)", "test_concept": "Things never seen",
+    "seen": "Seen in training", "valid": "New things (used for tuning)",
+    "valid_compose": "New combinations (used for tuning)", "valid_speaker_language": "A voice in a new language (used for tuning)",
+    "valid_motion": "Things in a new motion (used for tuning)", "test_concept": "Things never seen",
     "test_compose": "New combinations of known parts", "test_lang": "Known things, names never seen in this language",
     "test_speaker_language": "A known voice in a language it never spoke",
     "test_motion": "Known things in a motion never seen of them",
@@ -204,7 +206,7 @@ def _curves(records: Sequence[dict]) -> str:
     if not charts:
         return "<p class='note'>This run holds no metrics.</p>"
     key = ('<p class="note"><span class="key" style="background:var(--strong)"></span> training '
-           '<span class="key" style="background:#e8833a"></span> validation: things never seen, mean over its sources '
+           '<span class="key" style="background:#e8833a"></span> validation: questions held out for tuning, mean over their sources '
            "· nats per token</p>")
     return f'{key}<div class="charts">{"".join(charts)}</div>'
 

@@ -3,23 +3,29 @@
     RUN/run.json           settings and hashes of what was read
     RUN/model.safetensors  weights
     RUN/tokenizers/        text.model, image.safetensors, audio.safetensors
+
+Or all of it in one small file: `save_released` writes it, and `load` reads either.
+Next: release.py.
 """
 
+import json
 import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 
-from gemini_mini import config, errors, files, nn, parallel, vocab as vocabulary
+from gemini_mini import config, errors, files, nn, parallel, quant, vocab as vocabulary
 from gemini_mini.model import decoder
-from gemini_mini.tokenizers import bundle
+from gemini_mini.tokenizers import audio, bundle, image, text
 
 
 class Run(NamedTuple):
-    """A decoder, its tokenizers, and the settings it was trained with."""
+    """A decoder, its tokenizers, and the settings it was trained with; `folder` may be a released file."""
 
     model: decoder.Decoder
     tokenizers: bundle.Tokenizers
@@ -35,11 +41,13 @@ def keep_compiled() -> None:
 
 
 def load(folder: str | Path, mesh: Mesh | None = None) -> Run:
-    """Read a run, its decoder cut over a mesh if one is given.
+    """Read a run or a released file, its decoder cut over a mesh if one is given.
 
     Raises: InputError when the folder is no run, is unfinished, or mixes vocabularies.
     """
     folder = Path(folder)
+    if folder.is_file():
+        return _load_released(folder, mesh)
     if not (folder / "run.json").is_file():
         raise errors.InputError(f"{folder}: is no run folder (it has no run.json); give one that train.py made")
     if not (folder / "model.safetensors").is_file():
@@ -48,8 +56,59 @@ def load(folder: str | Path, mesh: Mesh | None = None) -> Run:
     tokenizers = bundle.load(*(folder / "tokenizers" / n for n in ("text.model", "image.safetensors", "audio.safetensors")))
     arrays, meta = files.load_arrays(folder / "model.safetensors")
     vocabulary.check(meta["vocabulary"], tokenizers.vocab.fingerprint, f"{folder}/tokenizers")
-    model_config = config.from_json(decoder.DecoderConfig, settings["task"]["model"], f"{folder}/run.json")
+    return Run(_decoder(arrays, tokenizers, settings, f"{folder}/run.json", mesh), tokenizers, settings, folder)
+
+
+def weights_hash(folder: Path) -> str:
+    """Which weights a finished run has: figures and releases name it."""
+    return files.hash_bytes((folder / "model.safetensors").read_bytes())
+
+
+def save_released(run: Run, path: Path, card: str) -> None:
+    """Write a run as one file: the decoder in 8 bits, the tokenizers in 16, their settings, and its card.
+
+    The tokenizers keep 16 bits because ids are what they say: where one rounds to another code, it is another word.
+    """
+    tokenizers = run.tokenizers
+    arrays = _named("decoder", quant.pack(_arrays(run.model), nn.axes(run.model)))
+    arrays |= {"text": np.frombuffer(tokenizers.text.model_proto, np.uint8)}
+    for name, module in (("image", tokenizers.image), ("audio", tokenizers.audio)):
+        arrays |= _named(name, {key: w.astype(np.float16) for key, w in _arrays(module).items()})
+    meta = {"settings": run.settings, "digest": tokenizers.vocab.tokenizers, "vocabulary": tokenizers.vocab.fingerprint,
+            "image": config.to_json(tokenizers.image.config), "audio": config.to_json(tokenizers.audio.config), "card": card}
+    files.save_arrays(path, arrays, {name: json.dumps(value, ensure_ascii=False) for name, value in meta.items()})
+
+
+def _load_released(path: Path, mesh: Mesh | None) -> Run:
+    arrays, meta = files.load_arrays(path)
+    if not {"settings", "digest", "vocabulary", "image", "audio"} <= set(meta):
+        raise errors.InputError(f"{path}: is no released model; give a file of python -m gemini_mini.release, or a run folder")
+    settings, digest, vocabulary_read = (json.loads(meta[name]) for name in ("settings", "digest", "vocabulary"))
+    images, sounds = ({key: w.astype(np.float32) for key, w in _under(name, arrays).items()} for name in ("image", "audio"))
+    tokenizers = bundle.of(
+        text.TextTokenizer(arrays["text"].tobytes()), image.of_arrays(images, {"config": meta["image"]}, path),
+        audio.of_arrays(sounds, {"config": meta["audio"]}, path), digest)
+    vocabulary.check(vocabulary_read, tokenizers.vocab.fingerprint, str(path))
+    model = _decoder(quant.unpack(_under("decoder", arrays)), tokenizers, settings, str(path), mesh)
+    return Run(model, tokenizers, settings, path)
+
+
+def _decoder(
+    arrays: dict[str, np.ndarray], tokenizers: bundle.Tokenizers, settings: dict, where: str, mesh: Mesh | None
+) -> decoder.Decoder:
+    model_config = config.from_json(decoder.DecoderConfig, settings["task"]["model"], where)
     shape = decoder.Decoder(replace(model_config, vocab_size=tokenizers.vocab.size), nn.Shapes())
     weights = jax.device_put(arrays, parallel.shardings(arrays, nn.axes(shape), mesh) if mesh else None)
-    model = nn.with_weights(shape, weights)
-    return Run(model, tokenizers, settings, folder)
+    return nn.with_weights(shape, weights)
+
+
+def _arrays(module: nnx.Module) -> dict[str, np.ndarray]:
+    return {name: np.asarray(w) for name, w in nn.weights(module).items()}
+
+
+def _named(name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{name}/{key}": array for key, array in arrays.items()}
+
+
+def _under(name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}

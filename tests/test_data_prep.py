@@ -16,7 +16,8 @@ from gemini_mini import errors, files, stream
 
 OF_WORLD = [name for name in documents.SOURCES if name not in documents.GENERATORS]
 PAIRED = [name for name in OF_WORLD if name not in ("prose", "code", "long_text")]
-TEST_SPLITS = ("valid", "test_concept", "test_compose", "test_lang", "test_speaker_language", "test_motion")
+SPOKEN_SPLITS = ("valid", "valid_compose", "valid_speaker_language", "test_concept", "test_compose", "test_lang", "test_speaker_language")
+HELD_CELLS = ("valid_compose", "test_compose")
 
 
 def coded_world(config: emoji_world.WorldConfig) -> emoji_world.World:
@@ -88,9 +89,12 @@ def test_demo_test_cells_are_large_enough(demo):
     pictures_in = Counter(item.split for item in demo.items)
     clips_in = Counter(clip.split for clip in demo.clips)
     assert 450 < len(demo.items) < 550 and 3_000 < len(demo.clips) < 4_000
-    assert pictures_in["test_compose"] >= 12 and pictures_in["valid"] >= 20 and pictures_in["test_concept"] >= 20
-    assert clips_in["test_speaker_language"] >= 100
-    assert sum(shot.split == "test_motion" for shot in demo.shots) >= 60
+    assert pictures_in["train"] > 430 and clips_in["train"] > 2_900, "and there is enough to learn from"
+    assert pictures_in["valid_compose"] >= 12 and pictures_in["test_compose"] >= 12
+    assert pictures_in["valid"] >= 50 and pictures_in["test_concept"] >= 20
+    assert clips_in["valid_speaker_language"] >= 100 and clips_in["test_speaker_language"] >= 100
+    shots_in = Counter(shot.split for shot in demo.shots)
+    assert shots_in["valid_motion"] >= 40 and shots_in["test_motion"] >= 60
     assert len(documents.examples(demo, "draw", "test_lang")) >= 40
 
 
@@ -103,8 +107,8 @@ def test_each_factor_and_each_pair_of_factors_of_a_held_cell_is_taught(sized):
             kind, *factors = item.cell
             taught[kind, 1] |= {(place, factor) for place, factor in enumerate(factors)}
             taught[kind, 2] |= set(itertools.combinations(enumerate(factors), 2))
-    held = [item for item in sized.items if item.split == "test_compose"]
-    assert held
+    held = [item for item in sized.items if item.split in HELD_CELLS]
+    assert {item.split for item in held} == set(HELD_CELLS)
     for item in held:
         kind, *factors = item.cell
         assert taught[kind, 1] >= {(place, factor) for place, factor in enumerate(factors)}, item
@@ -117,8 +121,11 @@ def test_each_voice_and_each_language_of_a_held_voice_is_taught(sized):
     cells = {(clip.speaker, clip.lang) for clip in train}
     voices, langs = {speaker for speaker, _ in cells}, {lang for _, lang in cells}
     names = {(clip.item, clip.lang) for clip in train}
-    held = [clip for clip in sized.clips if clip.split == "test_speaker_language"]
-    assert {clip.lang for clip in held} == set(sized.config.spoken)
+    cells_of = {split: {(clip.speaker, clip.lang) for clip in sized.clips if clip.split == split}
+                for split in ("valid_speaker_language", "test_speaker_language")}
+    assert not set.intersection(*cells_of.values()), "what is tuned on says nothing of the voices of the test"
+    held = [clip for clip in sized.clips if clip.split in cells_of]
+    assert all({lang for _, lang in cells} == set(sized.config.spoken) for cells in cells_of.values())
     for clip in held:
         assert (clip.speaker, clip.lang) not in cells
         assert clip.speaker in voices and clip.lang in langs and (clip.item, clip.lang) in names
@@ -126,7 +133,8 @@ def test_each_voice_and_each_language_of_a_held_voice_is_taught(sized):
 
 def test_each_object_and_each_motion_of_a_held_motion_is_taught(demo):
     train = [shot for shot in demo.shots if shot.split == "train"]
-    held = [shot for shot in demo.shots if shot.split == "test_motion"]
+    held = [shot for shot in demo.shots if shot.split in ("valid_motion", "test_motion")]
+    assert not {shot[:2] for shot in held if shot.split == "valid_motion"} & {shot[:2] for shot in held if shot.split == "test_motion"}
     assert {shot.motion for shot in held} == {shot.motion for shot in train} == set(video.MOTIONS)
     assert {shot.item for shot in held} <= {shot.item for shot in train}
     assert not {shot[:2] for shot in held} & {shot[:2] for shot in train}
@@ -176,7 +184,7 @@ def test_no_training_document_holds_a_held_out_name(demo):
     held = {(lang, item.names[lang].casefold()) for item in demo.items for lang, split in item.name_splits.items()
             if split != "train" and lang in demo.config.languages}
     texts = "\n\n".join(part.text.casefold() for name in PAIRED for doc in documents.source(demo, name, seed=1)
-                        for part in doc if isinstance(part, stream.Text))
+                        for part in doc if isinstance(part, stream.Text)).replace("sagt man ", "sagt ")  # German, and no man
     # Our own phrases and the groups of concepts are no names.
     own = {w for table in phrases.TABLES for lang in demo.config.languages for p in table[lang]
            for w in re.findall(r"\w+", p.casefold())} | set(concepts.GROUPS)
@@ -200,7 +208,7 @@ def test_text_sample_knows_all_scripts_and_no_held_out_item(demo):
         if item.split == "train":
             assert all(item.names[lang] in joined for lang in item.names if item.name_splits[lang] == "train")
     assert not any("{" in line for line in sample if "code" not in line)
-    compose = [item.names["en"] for item in demo.items if item.split == "test_compose" and item.cell[0] == "colour"]
+    compose = [item.names["en"] for item in demo.items if item.split in HELD_CELLS and item.cell[0] == "colour"]
     assert compose and not [name for name in compose if name in joined]
 
 
@@ -217,6 +225,28 @@ def test_text_sample_weighs_a_source_by_its_text_in_its_rows(demo):
     assert size["prose"] / size["code"] == pytest.approx(3, rel=0.02)
     assert size["draw"] / size["prose"] == pytest.approx(0.8 / 0.15 * drawn / (drawn + codes + 2), rel=0.1)
     assert 1 - sum(size.values()) / total == pytest.approx(documents.TABLE_SHARE, rel=0.2)
+
+
+def test_the_halves_of_test_splits_share_nothing_and_leave_nothing_out(demo):
+    def content(example):
+        return repr([part if isinstance(part, stream.Role | stream.Text) else files.hash_bytes(*(np.asarray(x).tobytes() for x in part))
+                     for part in example.prompt])
+
+    dev, assurance = demo.only("dev"), demo.only("assurance")
+    for task in (*OF_WORLD, "sums"):
+        if task not in documents.TASKS:
+            continue
+        for split in ("seen", "valid", "test_concept", "test_compose", "test_lang", "test_speaker_language", "test_motion", "test"):
+            whole, first, second = ({content(e): e.item for e in documents.examples(w, task, split)} for w in (demo, dev, assurance))
+            if not split.startswith("test"):
+                assert first == second == whole, "all that is not of a test split is in both"
+                continue
+            assert not set(first) & set(second), (task, split)
+            assert not whole or (first and second), (task, split)
+            if task not in ("interleaved", "one_shot", "sums"):  # these combine anew what a half holds
+                assert set(first) | set(second) == set(whole), (task, split)
+                assert task == "digits" or not set(first.values()) & set(second.values()), (task, split)
+    assert not dev.items_in("test_concept") == demo.items_in("test_concept") and dev.items_in("train") == demo.items_in("train")
 
 
 # Documents
@@ -236,8 +266,9 @@ def test_documents_are_chats_or_plain_and_texts_never_touch(demo):
 
 
 def test_every_task_asks_in_a_way_training_has_taught(demo):
-    def shape(parts):
-        return tuple(part.text if isinstance(part, stream.Text) else type(part) for part in parts)
+    def shape(parts):  # of a list of names, which is hardly ever drawn twice, the words before it
+        return tuple(type(part) if not isinstance(part, stream.Text) else part.text.split(":")[0] if task == "interleaved" else part.text
+                     for part in parts)
 
     for task in set(documents.TASKS) & set(OF_WORLD):
         seen = documents.examples(demo, task, "seen")
@@ -251,8 +282,8 @@ def test_every_task_asks_in_a_way_training_has_taught(demo):
 
 @pytest.mark.parametrize("task, split", [
     *((task, split) for task in ("draw", "name", "translate") for split in ("valid", "test_concept", "test_lang")),
-    *((task, split) for task in ("listen", "speech_draw") for split in TEST_SPLITS if split != "test_motion"),
-    ("draw", "test_compose"), ("name", "test_compose"), ("motion", "valid"), ("motion", "test_motion"),
+    *((task, split) for task in ("listen", "speech_draw") for split in SPOKEN_SPLITS),
+    *((task, split) for task in ("draw", "name") for split in HELD_CELLS), ("motion", "valid_motion"), ("motion", "test_motion"),
     ("digits", "valid"), ("digits", "test"), ("one_shot", "valid"), ("one_shot", "test_compose")])
 def test_examples_of_a_split_are_of_that_split(demo, task, split):
     found = documents.examples(demo, task, split)
@@ -393,6 +424,16 @@ def test_prose_and_code_are_real_and_bounded():
         assert 45_000 < sum(len(document) for _, document in found) <= 50_000
         assert len({document for _, document in found}) > 0.95 * len(found)
         assert max(len(document) for _, document in found) <= text.CHUNK_CHARS
+
+
+def test_a_docstring_is_on_the_side_of_its_code():
+    def grams(written):
+        return {tuple(words[i : i + 13]) for _, document in written for words in [document.split()] for i in range(len(words) - 12)}
+
+    both = text.prose(600_000), text.code(600_000)
+    trained = grams(pair for written in both for pair in written if pair[0] == "train")
+    held = [pair for pair in both[1] if pair[0] == "valid"]
+    assert len(held) > 50 and not grams(held) & trained
 
 
 # Building

@@ -137,7 +137,7 @@ def world() -> emoji_world.World:
     for chars, name in PLAIN.items():
         split = SPLIT_OF.get(name, "train")
         of = {"en": split, "es": "test_lang" if name == "dog" else split}
-        items.append(emoji_world.Item(chars, split, {"en": name, "es": f"el {name}"}, of, (), "thing"))
+        items.append(emoji_world.Item(chars, split, {"en": name, "es": f"{'un' if name == 'dog' else 'el'} {name}"}, of, (), "thing"))
     drawn = np.stack([emoji_pictures.render(item.chars, 32) for item in items])
     first = len(items) - len(PLAIN)
     rng = np.random.default_rng(0)
@@ -225,7 +225,7 @@ def test_the_truth_is_always_right(right):
             assert found["value"] == (0 if tasks[name]["is_error"] else 1), (name, split)
             assert all(example["is_right"] for example in found["examples"])
             assert len(found["examples"]) == found["n"] > 0
-    assert set(tasks["draw"]["splits"]) == {"seen", "seen_es", "valid", "test_compose", "test_concept", "test_lang"}
+    assert set(tasks["draw"]["splits"]) == {"seen", "seen_es", "valid", "valid_compose", "test_compose", "test_concept", "test_lang"}
     assert set(tasks["listen"]["splits"]) == {"seen", "test_speaker_language"}
     assert tasks["text"]["splits"]["en"]["value"] == 2 / len("a few of the words")
 
@@ -265,7 +265,7 @@ def test_baselines_and_chances_are_what_they_say(world, right):
     assert concepts["baseline"] == 0  # a picture of training is never a new one
     assert concepts["chance"] == pytest.approx(1 / len(world.items))
     assert tasks["motion"]["splits"]["test_motion"]["chance"] == pytest.approx(1 / 6)
-    assert tasks["draw"]["splits"]["test_lang"]["baseline"] == 1  # "el dog" is spelled like "dog"
+    assert tasks["draw"]["splits"]["test_lang"]["baseline"] == 1  # "un dog" is spelled like "dog"
     listen = tasks["listen"]["splits"]["seen"]
     truths = [world.items[c.item].names["en"] for c in world.clips if c.split == "train"]
     constant = min(sum(_edits(t, other) for t in truths) for other in truths)
@@ -278,12 +278,36 @@ def test_byte_frequencies_of_text():
     assert suite_text.byte_bits(b"az", b"ab") == pytest.approx((math.log2(129) + math.log2(258)) / 2)
 
 
+def test_opening_the_assurance_half_is_recorded_and_a_second_model_is_told(tmp_path, capsys):
+    for number, weights in enumerate((b"one", b"one", b"two"), 1):
+        (tmp_path / "model.safetensors").write_bytes(weights)
+        command.open_assurance(tmp_path, ["draw"] * (number == 1))
+        opened = files.read_json(tmp_path / "release" / "opened.json")
+        assert len(opened) == number and opened[-1]["model"] == files.hash_bytes(weights)
+        assert ("opened for 1 other" in capsys.readouterr().out) == (number == 3)
+    assert opened[0]["asked"] == ["draw"] and opened[1]["when"].startswith("20")
+
+
+def test_a_release_writes_beside_and_asks_the_other_half(world, model, tmp_path, monkeypatch):
+    """By the command's own path; the model that answers is a stub."""
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(command.answerer, "RunAnswerer", lambda *_: Stub(lambda *_: []))
+    asked = {}
+    for half, folder in (("dev", tmp_path), ("assurance", tmp_path / "release")):
+        command.evaluate(model.run._replace(folder=tmp_path), world.only(half), task_lib.Settings(tasks=("draw",)))
+        found = files.read_json(folder / "evals_detail.json")
+        assert found["half"] == half
+        asked[half] = {json.dumps(e["truth"]) for split, cell in found["tasks"]["draw"]["splits"].items() if split.startswith("test")
+                       for e in cell["examples"]}
+    assert asked["dev"] and asked["assurance"] and not asked["dev"] & asked["assurance"]
+
+
 def test_valid_only_never_looks_at_a_test_split(world, truth):
     looked = []
     stub = Stub(lambda _, prompt: looked.append(_key(prompt)) or [])
     tasks, _ = suite.run(world, stub, task_lib.Settings(limit=9, is_valid_only=True))
     assert not any("test" in split for task in tasks.values() for split in task["splits"])
-    allowed = {_key(e.prompt) for t in ASKED for s in ("seen", "valid") for e in documents.examples(world, t, s)}
+    allowed = {_key(e.prompt) for t in ASKED for s in task_lib.SPLITS if not s.startswith("test") for e in documents.examples(world, t, s)}
     assert looked and set(looked) <= allowed < set(truth)
 
 

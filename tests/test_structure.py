@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "memory"}, {"files", "progress"}, {"vocab", "parallel"}, {"stream", "nn"}, {"tokenizers"}, {"data", "model"},
+    {"errors", "memory"}, {"files", "progress"}, {"vocab", "parallel", "quant"}, {"stream", "nn"}, {"tokenizers"}, {"data", "model"},
     {"train", "decode"}, {"evals"}, {"tasks"}, {"config"}, {"run", "replay", "supervise", "text_alone"}, {"api"}, {"talk", "serve"}, {"report"},
-    {"cards", "plan"},
+    {"cards", "plan", "release", "ablate"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted((ROOT / "gemini_mini").rglob("*.py"))

@@ -223,9 +223,14 @@ def _cut(prompt: Int32[np.ndarray, "_"], tokens: Int32[np.ndarray, "T"], logprob
 
 
 def place(rules: grammar.Grammar, prompts: Sequence[Int32[np.ndarray, "_"]]) -> grammar.GrammarState:
-    """Where the grammar stands at the end of each prompt, as NumPy arrays."""
-    lengths, state = np.array([len(prompt) for prompt in prompts]), grammar.start(len(prompts))
-    columns = np.stack([np.pad(prompt, (0, lengths.max() - len(prompt))) for prompt in prompts], axis=1)
+    """Where the grammar stands at the end of each prompt, as NumPy arrays.
+
+    A piece of text after another changes nothing, so of a run of them only the first is read.
+    """
+    pieces = [stream.class_of(rules.vocab)[prompt] == stream.TokenClass.PIECE for prompt in prompts]
+    read = [prompt[~(is_piece & np.roll(is_piece, 1))] for prompt, is_piece in zip(prompts, pieces)]
+    lengths, state = np.array([len(prompt) for prompt in read]), grammar.start(len(read))
+    columns = np.stack([np.pad(prompt, (0, lengths.max() - len(prompt))) for prompt in read], axis=1)
     for position, tokens in enumerate(columns):
         state = jax.tree.map(lambda new, old: np.where(position < lengths, new, old), rules.advance(state, tokens), state)
     return state

@@ -5,7 +5,10 @@
     python -m gemini_mini.evals runs/demo --suite image,audio  whole suites
     python -m gemini_mini.evals runs/demo --tasks draw,name --limit 50
     python -m gemini_mini.evals runs/demo --valid-only         while tuning: no test split is looked at
+    python -m gemini_mini.evals runs/demo --release            the assurance half of every test split, once a model is final
 
+A test split has two halves, and only --release opens the second: what was looked at while working is no
+longer a test. RUN/release/opened.json then says when and with which weights; the figures stand beside it.
 Writes RUN/evals.json (task -> split -> value), RUN/evals_detail.json (everything, with every
 answer) and RUN/evals/examples.safetensors (their pictures and sounds). A suite writes RUN/evals/NAME.json,
 NAME.png and NAME.safetensors in their place.
@@ -41,6 +44,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="name suites and tasks, and end")
     parser.add_argument("--limit", type=int, default=200, help="most questions of a split (default: %(default)s)")
     parser.add_argument("--valid-only", action="store_true", help="leave the test splits alone")
+    parser.add_argument("--release", action="store_true", help="ask the assurance half, and record that it was opened")
     parser.add_argument("--temperature", type=float, default=0.0, help="of image codes (default: %(default)s, greedy)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -56,21 +60,44 @@ def main() -> None:
         chart.require()
     if args.limit < 1:
         raise errors.InputError(f"--limit: must be at least 1, got {args.limit}")
+    if args.release and args.valid_only:
+        raise errors.InputError("--release and --valid-only: must not stand together, for a release is of test splits; leave one out")
+    if args.run.is_file():
+        raise errors.InputError(f"{args.run}: is a released file, beside which nothing is kept; evaluate the run folder it was made from")
     settings = task.Settings(args.limit, tasks, args.valid_only, args.seed, args.temperature)
     run = run_lib.load(args.run)
     world = worlds.embedded(args.world or Path(run.settings["task"]["rows"]).parent / "world")
+    if args.release:
+        open_assurance(args.run, [*suites, *tasks])
     for name in suites or ("",):
-        evaluate(run, world, settings, name)
+        evaluate(run, world.only("assurance" if args.release else "dev"), settings, name)
+
+
+def open_assurance(run_folder: Path, asked: list[str]) -> None:
+    """Record, before anything is asked, that the assurance half is opened; what was recorded stays."""
+    path = run_folder / "release" / "opened.json"
+    opened = files.read_json(path) if path.is_file() else []
+    weights = run_lib.weights_hash(run_folder)
+    if others := {each["model"] for each in opened} - {weights}:
+        print(f"warning: the assurance half was opened for {len(others)} other model(s) in this folder ({path}): "
+              "choices made since then may have seen it")
+    files.write_json(path, [*opened, {"when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "model": weights,
+                                      "asked": asked or ["what the report shows"]}])
 
 
 def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings, name: str = "") -> dict:
-    """Evaluate a run, print the table and save everything in the run's folder; `name` is a suite's or ""."""
+    """Evaluate a run, print the table and save everything in the run's folder; `name` is a suite's or "".
+
+    `world` shows one half of its test splits; what the assurance half says goes into the folder `release`.
+    """
     begin = time.perf_counter()
     if name:
         settings = dataclasses.replace(settings, tasks=tuple(found.name for found in suite.SUITES[name].tasks))
-    key = files.hash_json([files.hash_bytes((run.folder / "model.safetensors").read_bytes()), run.tokenizers.vocab.fingerprint,
-                           world.fingerprint, dataclasses.asdict(settings), files.hash_bytes(*(file.read_bytes() for file in CODE))])
-    done = run.folder / (f"evals/{name}.json" if name else "evals_detail.json")
+    weights = run_lib.weights_hash(run.folder)
+    key = files.hash_json([weights, run.tokenizers.vocab.fingerprint, world.fingerprint, world.half,
+                           dataclasses.asdict(settings), files.hash_bytes(*(file.read_bytes() for file in CODE))])
+    folder = run.folder / "release" if world.half == "assurance" else run.folder
+    done = folder / (f"evals/{name}.json" if name else "evals_detail.json")
     if done.is_file() and (saved := files.read_json(done)).get("key") == key:
         print(f"reused {done} (same model, world and questions)")
         print_table(saved["tasks"])
@@ -79,8 +106,8 @@ def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings
     if not tasks:
         raise errors.InputError(f"this world has no examples of {', '.join(settings.tasks)}; choose other tasks")
     seconds = time.perf_counter() - begin
-    save(run.folder, tasks, album, {
-        "key": key,
+    save(folder, tasks, album, {
+        "key": key, "model": weights, "half": world.half,
         "world": world.config.name, "world_content": world.fingerprint, "pictures": len(world.items),
         "vocabulary": run.tokenizers.vocab.fingerprint, "num_params": run.model.config.num_params,
         "limit": settings.limit, "seed": settings.seed, "is_valid_only": settings.is_valid_only,
@@ -91,15 +118,15 @@ def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings
     return tasks
 
 
-def save(run_folder: Path, tasks: dict, album: album_lib.Album, about: dict, name: str = "") -> None:
+def save(folder: Path, tasks: dict, album: album_lib.Album, about: dict, name: str = "") -> None:
     """Write what `suite.run` found. The arrays go first: a detail never names one that is not there."""
-    album_lib.save(album, run_folder / "evals" / f"{name or 'examples'}.safetensors")
+    album_lib.save(album, folder / "evals" / f"{name or 'examples'}.safetensors")
     if name:
-        files.write_bytes(run_folder / "evals" / f"{name}.png", chart.png(chart.draw(tasks)))
-        files.write_json(run_folder / "evals" / f"{name}.json", {**about, "tasks": tasks})
+        files.write_bytes(folder / "evals" / f"{name}.png", chart.png(chart.draw(tasks)))
+        files.write_json(folder / "evals" / f"{name}.json", {**about, "tasks": tasks})
     else:
-        files.write_json(run_folder / "evals_detail.json", {**about, "tasks": tasks})
-        files.write_json(run_folder / "evals.json", suite.summary(tasks))
+        files.write_json(folder / "evals_detail.json", {**about, "tasks": tasks})
+        files.write_json(folder / "evals.json", suite.summary(tasks))
 
 
 def print_table(tasks: dict) -> None:

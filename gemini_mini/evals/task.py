@@ -9,7 +9,7 @@ is only another way to answer, judged by the same function:
 A measure has no questions of this kind, and finds its cells in its own way. A cell is one figure with
 its interval, what it is compared with, and how it was come by: shots, sampling, samples, prompt.
 
-Splits: `seen` is what was trained on; `valid` is for tuning; `test_*` hold out a thing, a
+Splits: `seen` is what was trained on; `valid*` is for tuning; `test_*` hold out a thing, a
 combination, a name, a voice or a motion (data_prep/splits.py) and are looked at last.
 Next: judges.py, baselines.py, suites/, suite.py.
 """
@@ -25,7 +25,7 @@ from data_prep import documents, emoji_world, questions
 from gemini_mini import progress, stream
 from gemini_mini.evals import album as album_lib, answerer as answerer_lib, metrics, pictures
 
-SPLITS = ("seen", "valid", "test_compose", "test_concept", "test_lang", "test_speaker_language", "test_motion", "test")
+SPLITS = ("seen", "valid", "valid_compose", "valid_speaker_language", "valid_motion", "test_compose", "test_concept", "test_lang", "test_speaker_language", "test_motion", "test")
 ROOM_TOKENS = 8  # an answer may be this much longer than the longest true one
 SHARES = ("accuracy", "character error rate")  # units of figures from 0 to 1
 
@@ -60,7 +60,7 @@ class Settings:
 
     def allows(self, split: str) -> bool:
         """Whether the examples of a split may be looked at."""
-        return not self.is_valid_only or split in ("seen", "valid")
+        return not (self.is_valid_only and split.startswith("test"))
 
 
 class Exam(NamedTuple):

@@ -25,7 +25,7 @@ from gemini_mini import errors, files, nn
 from gemini_mini.tokenizers import audio, audio_io, audio_losses, logmel
 
 EVAL_CLIPS = 256
-EVAL_SPLITS = ("train", "valid", "test_speaker_language")
+EVAL_SPLITS = ("train", "valid", "valid_speaker_language")
 
 
 class Spoken(NamedTuple):

@@ -125,9 +125,9 @@ class Pretrain:
         return jnp.where(hide, vocabulary.PAD, tokens)
 
     def evals(self, module: decoder.Decoder) -> dict[str, float]:
-        """Validation loss of each source and modality in nats per token."""
+        """Validation loss of each source, weighed as in training, and of each modality in nats per token."""
         valid = rows.load(Path(self.rows) / "valid", self.vocab.fingerprint)
-        measure = jax.jit(lambda weights, batch: self.loss(nn.with_weights(module, weights), batch, None)[1])
+        measure = jax.jit(lambda weights, batch: self.loss(nn.with_weights(module, weights), batch, None))
         weights, figures = nn.weights(module), {}
         for source, stored in valid.sources.items():
             # Whole batches of one shape, the last filled with padding, so that one program serves all.
@@ -136,7 +136,8 @@ class Pretrain:
                 tokens = np.zeros((self.batch_rows, stored.shape[1]), np.int32)
                 part = stored[start : start + self.batch_rows]
                 tokens[: len(part)] = part
-                for name, value in measure(weights, packing.batch_of(tokens)).items():
+                total, metrics = measure(weights, packing.batch_of(tokens))
+                for name, value in {"loss": total, **metrics}.items():
                     totals.setdefault(name, []).append(value)
             figures |= {f"valid/{source}/{name}": float(jnp.mean(jnp.stack(v))) for name, v in totals.items()}
         return figures

@@ -337,7 +337,11 @@ def save(tokenizer: AudioTokenizer, path: str | Path) -> None:
 
 def load(path: str | Path) -> AudioTokenizer:
     """Read what `save` wrote. Raises: InputError when it is missing, damaged or of another shape."""
-    arrays, meta = files.load_arrays(path)
+    return of_arrays(*files.load_arrays(path), path)
+
+
+def of_arrays(arrays: dict[str, np.ndarray], meta: dict[str, str], path: str | Path) -> AudioTokenizer:
+    """The tokenizer of these weights and this config. Raises: InputError when they do not belong together."""
     try:
         settings = json.loads(meta["config"])
         config = AudioTokenizerConfig(**settings)

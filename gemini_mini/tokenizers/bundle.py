@@ -92,11 +92,14 @@ def load(text_path: str | Path, image_path: str | Path, audio_path: str | Path) 
     for path in (text_path, image_path, audio_path):
         if not Path(path).is_file():
             raise errors.InputError(f"{path}: no such tokenizer; train it first (README, the steps of `make demo`)")
-    texts = text.TextTokenizer(Path(text_path).read_bytes())
-    images, sounds = image.load(image_path), audio.load(audio_path)
     digest = files.hash_bytes(*(Path(p).read_bytes() for p in (text_path, image_path, audio_path)))
-    vocab = vocabulary.Vocab(texts.num_pieces, images.config.num_codes, sounds.config.num_codes, digest)
-    return Tokenizers(texts, images, sounds, vocab)
+    return of(text.TextTokenizer(Path(text_path).read_bytes()), image.load(image_path), audio.load(audio_path), digest)
+
+
+def of(texts: text.TextTokenizer, images: image.ImageTokenizer, sounds: audio.AudioTokenizer, digest: str) -> Tokenizers:
+    """Tokenizers and the id space they share; `digest` is of the files they were trained into."""
+    return Tokenizers(texts, images, sounds, vocabulary.Vocab(
+        texts.num_pieces, images.config.num_codes, sounds.config.num_codes, digest))
 
 
 def _key(array: np.ndarray) -> str:

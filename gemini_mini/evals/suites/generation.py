@@ -38,8 +38,8 @@ SUITE = task.Suite("pictures drawn", (
     task.Task("draw", "name → picture", judges.is_drawn, baselines.one_in_pictures, baselines.nearest_name,
               "the picture of the most similar other training name", languages="each"),
     task.Task("speech_draw", "speech → picture", judges.is_drawn, baselines.one_in_pictures, baselines.random_answer,
-              "a random training picture", splits=("seen", "valid", "test_speaker_language"), share=0.25),
+              "a random training picture", splits=("seen", "valid", "valid_speaker_language", "test_speaker_language"), share=0.25),
     task.Task("interleaved", "a list of names → names and pictures in turn", judges.is_drawn, baselines.one_in_pictures,
-              baselines.random_answer, "a random training answer", splits=("seen", "valid", "test_compose"), share=0.1),
+              baselines.random_answer, "a random training answer", splits=("seen", "valid", "valid_compose", "test_compose"), share=0.1),
     task.Measure("pictures", "image tokenizer: pictures after their codes", _reconstruct),
 ))

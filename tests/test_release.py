@@ -1,0 +1,93 @@
+"""A released file answers as the run does, is small, and says what it is."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gemini_mini import errors, files, nn, quant, release, run
+from gemini_mini.model import decoder
+
+SETTINGS = {"batch_rows": 8, "user_weight": 0.1, "answer_text_weight": 4.0, "rows": "nowhere",
+            "stages": [{"name": "all", "until": 1.0, "weights": {"draw": 3.0, "name": 1.0}}]}
+
+
+def test_every_weight_is_within_half_a_step_of_its_channel():
+    rng = np.random.default_rng(0)
+    weights = {"embed": rng.normal(size=(7, 5)), "w": rng.normal(size=(5, 3)) * [1, 100, 1e-4], "norm": rng.normal(size=5), "zero": np.zeros((2, 2))}
+    weights = {name: w.astype(np.float32) for name, w in weights.items()}
+    packed = quant.pack(weights, {"embed": "V D", "w": "D F", "norm": "D", "zero": "D F"})
+    assert packed["w"].dtype == np.int8 and packed["embed#scale"].shape == (7, 1) and packed["w#scale"].shape == (1, 3)
+    found = quant.unpack(packed)
+    assert found.keys() == weights.keys() and np.array_equal(found["norm"], weights["norm"]) and not found["zero"].any()
+    for name, axis in (("embed", 1), ("w", 0)):
+        step = np.abs(weights[name]).max(axis=axis, keepdims=True) / 127
+        assert (np.abs(found[name] - weights[name]) <= step * 0.501).all(), "a scale for each channel, not one for all"
+
+
+@pytest.fixture(scope="module")
+def released(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("released") / "tiny.safetensors"
+    run.save_released(model.run, path, "# card")
+    return path
+
+
+def test_a_released_file_answers_as_its_rounded_weights_do(model, released):
+    loaded = run.load(released)
+    assert loaded.tokenizers.vocab == model.run.tokenizers.vocab, "ids mean the same"
+    ids = jnp.arange(24, dtype=jnp.int32)[None] % 290 + 1
+    segments = jnp.ones_like(ids)
+
+    def logits(module: decoder.Decoder):
+        return np.asarray(module.logits(module(ids, ids * 0, segments)), np.float64)
+
+    exact, small = logits(model.run.model), logits(loaded.model)
+    assert 0 < np.abs(small - exact).max() < 0.1 * exact.std()
+    weights, found = (nn.weights(r.model) for r in (model.run, loaded))
+    for name, w in weights.items():
+        step = np.abs(w).max() / 127
+        assert np.abs(np.asarray(found[name]) - np.asarray(w)).max() <= step * 0.501
+    assert loaded.tokenizers.text.decode(loaded.tokenizers.text.encode("a cat 🐈")) == "a cat 🐈"
+    assert loaded.tokenizers.image.config == model.run.tokenizers.image.config
+
+
+def test_a_released_file_is_a_quarter_of_the_run_and_holds_no_code(released, run_folder):
+    decoder_bytes = (run_folder / "model.safetensors").stat().st_size
+    arrays, meta = files.load_arrays(released)
+    held = sum(a.nbytes for name, a in arrays.items() if name.startswith("decoder/"))
+    assert held < 0.3 * decoder_bytes and json.loads(meta["card"]) == "# card"
+    assert {str(a.dtype) for a in arrays.values()} <= {"int8", "uint8", "float16", "float32"}
+
+
+def test_other_files_are_refused_with_a_reason(run_folder, released, tmp_path):
+    with pytest.raises(errors.InputError, match="no released model"):
+        run.load(run_folder / "model.safetensors")
+    (tmp_path / "torn.safetensors").write_bytes(released.read_bytes()[:-9])
+    with pytest.raises(errors.InputError, match="damaged"):
+        run.load(tmp_path / "torn.safetensors")
+    with pytest.raises(errors.InputError, match="gemini_mini.evals"):
+        release.release(run_folder, tmp_path / "out.safetensors")
+
+
+def test_a_card_says_data_licences_figures_and_failures(model, tmp_path):
+    cell = {"value": 0.25, "low": 0.1, "high": 0.5, "n": 4, "chance": 0.0, "baseline": 0.1, "examples": [
+        {"prompt": [{"role": "user"}, {"text": "Draw: cat"}], "answer": [{"image": "x"}], "truth": [{"image": "y"}], "is_right": False}]}
+    detail = {"tasks": {"draw": {"unit": "accuracy", "splits": {"test_compose": cell}}}, "limit": 9, "image_temperature": 0.0, "pictures": 5}
+    trained = model.run._replace(settings={"task": {**model.run.settings["task"], **SETTINGS}})
+    text = release.card(trained, {"steps": 20}, detail, None, [], {"draw": (1.0, 1.25), "name": (2.0, 2.25)})
+    for words in ("CC BY-SA 4.0", "draw 75%", "1.5000 in 32 bits, 1.7500 in 8", "| draw (accuracy) | test_compose | 4 | 25% | 10% to 50% |",
+                  "`Draw: cat` → [image], not [image]", "was not opened"):
+        assert words in text, words
+    opened = [{"when": "2026-01-01", "model": "m"}]
+    assert "opened 1 time(s), first at 2026-01-01" in release.card(trained, {"steps": 20}, detail, detail, opened, {"draw": (1.0, 1.0)})
+
+
+def test_a_card_never_shows_figures_of_other_weights(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"these")
+    for model in ("others", run.weights_hash(tmp_path)):
+        files.write_json(tmp_path / "evals_detail.json", {"half": "dev", "model": model})
+        if model == "others":
+            with pytest.raises(errors.InputError, match="these very weights"):
+                release.figures(tmp_path, tmp_path)
+    assert release.figures(tmp_path, tmp_path)["half"] == "dev"
