@@ -58,10 +58,10 @@ def answer(model: decoder.Decoder, batch: int, tokens: int) -> int:
     return sum(len(answer.tokens) for answer in engine.generate(model, VOCAB, prompts, settings))
 
 
-def compare(size: str, batch: int, rounds: int) -> None:
-    """A line for each variant."""
+def compare(size: str, batch: int, rounds: int, leave_out: list[str]) -> None:
+    """A line for each variant but those whose names hold a word of `leave_out`."""
     depth, tokens = DEPTHS[size], TOKENS[size]
-    models = {dtype: ours(depth, dtype) for dtype in ("float32", "bfloat16")}
+    models = {dtype: ours(depth, dtype) for dtype in ("float32", "bfloat16") if dtype not in leave_out}
     config, num_bytes = models["float32"].config, sum(w.nbytes for w in nn.weights(models["float32"]).values())
     shape = dict(vocab_size=config.vocab_size, hidden_size=config.width, intermediate_size=config.hidden_width,
                  num_hidden_layers=depth, num_attention_heads=config.heads, num_key_value_heads=1, head_dim=config.head_dim)
@@ -81,6 +81,7 @@ def compare(size: str, batch: int, rounds: int) -> None:
         for name, how in (("dynamic cache", (False, False)), ("static cache", (True, False)), ("static, compiled", (True, True))):
             variants[f"HF {dtype}, {name}"] = lambda dtype=dtype, how=how: ask(
                 dtype=dtype, is_static=how[0], is_compiled=how[1])
+    variants = {name: run for name, run in variants.items() if not any(word in name for word in leave_out)}
     for run in variants.values():
         run()  # compiles
     taken: dict[str, list[dict]] = {name: [] for name in variants}
@@ -140,6 +141,7 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(DEPTHS), help="default: %(default)s")
     parser.add_argument("--batches", default="1,16", help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--leave-out", default="", metavar="WORD,...", help="variants, such as bfloat16,static,compiled")
     parser.add_argument("--run", type=Path, help="a trained run: time it, and compare nothing")
     args = parser.parse_args()
     if args.run:
@@ -147,7 +149,7 @@ def main() -> None:
         return
     for size in args.sizes.split(","):
         for batch in args.batches.split(","):
-            compare(size, int(batch), args.rounds)
+            compare(size, int(batch), args.rounds, [word for word in args.leave_out.split(",") if word])
 
 
 if __name__ == "__main__":

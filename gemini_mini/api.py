@@ -107,9 +107,7 @@ class Model:
         on_tokens: Callable | None = None, memory: reading.Memory | None = None, on_answer: Callable | None = None,
     ) -> list[Answer]:
         """Answer prompts of ids; see `engine.generate`."""
-        if options.guidance != 1 and not self.run.settings["task"].get("hide_prompts"):
-            raise errors.InputError(f"guidance: needs a model trained with null prompts, and {self.run.folder} is not; "
-                                    "train it with task.hide_prompts=0.1, or leave guidance at 1")
+        run_lib.check_guidance(self.run, options.guidance)
         if options.best_of > 1 and on_tokens:
             raise errors.InputError("best_of: chooses among whole answers, so it cannot be heard as it is written; "
                                     "leave out one of them")
