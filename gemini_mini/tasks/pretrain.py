@@ -126,7 +126,7 @@ class Pretrain:
         return jnp.where(hide, vocabulary.PAD, tokens)
 
     def evals(self, module: decoder.Decoder) -> dict[str, float | np.ndarray]:
-        """Validation loss of each source and modality in nats per token; prompts of both splits, drawn."""
+        """Validation loss of each source and modality in nats per token; prompts of training, then of validation, drawn."""
         valid = rows.load(Path(self.rows) / "valid", self.vocab.fingerprint)
         measure = jax.jit(lambda weights, batch: self.loss(nn.with_weights(module, weights), batch, None)[1])
         weights, figures = nn.weights(module), {}
@@ -140,9 +140,8 @@ class Pretrain:
                 for name, value in measure(weights, packing.batch_of(tokens)).items():
                     totals.setdefault(name, []).append(value)
             figures |= {f"valid/{source}/{name}": float(jnp.mean(jnp.stack(v))) for name, v in totals.items()}
-        for split, stored in (("train", self.train_rows), ("valid", valid)):
-            if asked := drawn.questions(stored):
-                figures[f"{split}/wanted_and_drawn"] = drawn.sheet(module, self.tokenizers, asked)
+        if asked := drawn.questions(self.train_rows) + drawn.questions(valid):  # together: one program draws them
+            figures["wanted_and_drawn"] = drawn.sheet(module, self.tokenizers, asked)
         return figures
 
     def export(self, module: decoder.Decoder, folder: Path) -> None:
