@@ -113,9 +113,10 @@ def generate(
     """Answer every prompt; `on_tokens(index of the prompt, new tokens)` is called every few tokens.
 
     When it returns True all stops there, and answers hold the whole parts written so far.
-    `on_answer(index, answer)` is called as soon as an answer ends by itself. What a `memory` holds is not read again, and it is given what is read and written here.
-    Prompts of like length are decoded together, and a prompt that is given several times is read
-    once. Where the weights are on a mesh, rows are dealt over it.
+    `on_answer(index, answer)` is called as soon as an answer ends by itself. What a `memory` holds
+    is not read again, and it is given what is read and written here. Prompts of like length are
+    decoded together, and a prompt that is given several times is read once. Where the weights are
+    on a mesh, rows are dealt over it.
 
     Raises: InputError when a prompt breaks the grammar or leaves no room for an answer.
     """
