@@ -1,7 +1,7 @@
 """Ask a trained model: python sample.py RUN [PART ...] [options]
 
-A part is text, a picture (.png .jpg .webp), a sound (.wav .flac .ogg .mp3), a clip (.gif) or a
-folder of pictures (one frame each), in any order. The answer is text, pictures, or both.
+A part is text, a picture (.png .jpg .webp), a sound (.wav .flac .ogg .mp3), a clip (.gif, and .mp4 with
+the extra `video`) or a folder of pictures (one frame each), in any order. The answer is text, pictures, or both.
 
     python sample.py runs/demo "Draw: red apple"
     python sample.py runs/demo "Two ideas:" blue_cat.png "and" meow.wav clip.gif
@@ -11,19 +11,21 @@ folder of pictures (one frame each), in any order. The answer is text, pictures,
     python sample.py runs/demo --interactive
     echo "Draw: fish" | python sample.py runs/demo --json
     python sample.py runs/demo --prompts prompts.jsonl > answers.jsonl
+    python sample.py runs/demo "Draw: fish" --mesh 1,1,4,1
 
 Text appears as it is written, and pictures where the terminal can show them. Pictures and sounds
 are saved beside index.html, a page that holds the whole conversation, in a fresh folder
 out/<run>-<n>. The same command with the same seed gives the same answer. Ctrl-C ends an answer and
 keeps what was made. Without a PART, parts are read from standard input, one a line. A line of
-prompts.jsonl is "a text", a list of parts, or {"parts": [...]}; each is answered by itself.
+prompts.jsonl is "a text", a list of parts, or {"parts": [...]}; each is answered by itself, and its answer
+printed when it is ready: "index" says which line it is of, from 0. --mesh cuts the model over several devices.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from gemini_mini import api, errors, talk
+from gemini_mini import api, errors, parallel, talk
 from gemini_mini.decode import options as options_lib, prompt, terminal
 
 
@@ -31,6 +33,14 @@ def changes(text: str) -> dict[str, float]:
     """ "temperature=1,top_k=50" as numbers by name."""
     pairs = (pair.partition("=") for pair in text.split(","))
     return {name.replace("-", "_"): float(value) for name, _, value in pairs}
+
+
+def mesh_shape(text: str) -> tuple[int, ...]:
+    """ "1,1,4,1" as numbers, one for each axis of a mesh."""
+    shape = tuple(map(int, text.split(",")))
+    if len(shape) != len(parallel.MESH_AXES) or min(shape) < 0:
+        raise ValueError
+    return shape
 
 
 def arguments() -> argparse.Namespace:
@@ -45,6 +55,8 @@ def arguments() -> argparse.Namespace:
     add("--json", action="store_true", help="a line of JSON for each answer, and nothing else, on standard output")
     add("--num-samples", type=int, default=1, help="answers to give (default 1)")
     add("--out", type=Path, help="folder for the page, pictures and sounds; must be new or empty")
+    add("--mesh", metavar=",".join(parallel.MESH_AXES).upper(), type=mesh_shape,
+        help="devices along each axis, all there are; 0 for DATA takes what is left (default: one device)")
     add("--pictures", choices=terminal.PROTOCOLS, help="how the terminal shows them (default: as it says it can)")
     how = parser.add_argument_group("how to answer")
     how.add_argument("--greedy", action="store_true", help="the same as --temperature 0")
@@ -89,7 +101,8 @@ def main() -> None:
         prompt.check(words)
     keeper = talk.Keeper(args.out, args.run.resolve().name)
     pictures, is_json = args.pictures or terminal.protocol(), args.json or bool(args.prompts)
-    conversation = talk.Talk(api.load(args.run), keeper, options, pictures, is_json)
+    mesh = parallel.mesh(args.mesh) if args.mesh else None
+    conversation = talk.Talk(api.load(args.run, mesh), keeper, options, pictures, is_json)
     if args.interactive:
         conversation.chat(talk.typed_lines())
     elif args.prompts:

@@ -73,14 +73,16 @@ class Model:
         return self.generate_many([parts], **options)[0]
 
     def generate_many(
-        self, prompts: Sequence[Sequence], on_tokens: Callable[[int, Int32[np.ndarray, "_"]], object] | None = None, **options
+        self, prompts: Sequence[Sequence], on_tokens: Callable[[int, Int32[np.ndarray, "_"]], object] | None = None,
+        on_answer: Callable[[int, Answer], object] | None = None, **options
     ) -> list[Answer]:
         """Answer many prompts at once; a prompt given several times is answered anew each time, and read once.
 
         `on_tokens(index, tokens)` hears answers as they are written, and stops them by returning True; not
-        with `best_of`, which chooses among answers that are whole.
+        with `best_of`, which chooses among answers that are whole. `on_answer(index, answer)` hears each at its end.
         """
-        return self.answer([self.encode(parts) for parts in prompts], options_lib.Options(**options), on_tokens)
+        return self.answer([self.encode(parts) for parts in prompts], options_lib.Options(**options), on_tokens,
+                           on_answer=on_answer)
 
     def score(self, parts: Sequence, answers: Sequence[Sequence | str], **options) -> list[Answer]:
         """Each given answer, parts or a text, and its likelihood after the prompt: the choices of a question."""
@@ -102,20 +104,32 @@ class Model:
 
     def answer(
         self, prompts: Sequence[Int32[np.ndarray, "_"]], options: options_lib.Options,
-        on_tokens: Callable | None = None, memory: reading.Memory | None = None,
+        on_tokens: Callable | None = None, memory: reading.Memory | None = None, on_answer: Callable | None = None,
     ) -> list[Answer]:
         """Answer prompts of ids; see `engine.generate`."""
-        if options.guidance != 1 and not self.run.settings["task"].get("hide_prompts"):
-            raise errors.InputError(f"guidance: needs a model trained with null prompts, and {self.run.folder} is not; "
-                                    "train it with task.hide_prompts=0.1, or leave guidance at 1")
+        run_lib.check_guidance(self.run, options.guidance)
         if options.best_of > 1 and on_tokens:
             raise errors.InputError("best_of: chooses among whole answers, so it cannot be heard as it is written; "
                                     "leave out one of them")
-        settings = options.settings(self._patch)
+        groups: list[dict[int, engine.Answer]] = [{} for _ in prompts]
+        shown: dict[int, Answer] = {}
+
+        def keep(index: int, answer: engine.Answer) -> None:
+            """Show the best of a prompt's answers once all of them are there."""
+            which, place = divmod(index, options.best_of)
+            groups[which][place] = answer
+            if len(groups[which]) == options.best_of:
+                answers = [groups[which][i] for i in range(options.best_of)]
+                shown[which] = self._show(answers[scoring.best(answers)])
+                if on_answer:
+                    on_answer(which, shown[which])
+
         drawn = engine.generate(self.run.model, self._vocab, [ids for ids in prompts for _ in range(options.best_of)],
-                                settings, on_tokens, memory)
-        groups = [drawn[first : first + options.best_of] for first in range(0, len(drawn), options.best_of)]
-        return [self._show(group[scoring.best(group)]) for group in groups]
+                                options.settings(self._patch), on_tokens, memory, on_answer and keep)
+        for index, answer in enumerate(drawn):
+            if index // options.best_of not in shown:  # it was stopped, or nobody listens
+                keep(index, answer)
+        return [shown[index] for index in range(len(prompts))]
 
     @property
     def _vocab(self) -> vocabulary.Vocab:

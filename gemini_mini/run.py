@@ -40,6 +40,13 @@ def keep_compiled() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+def check_guidance(run: Run, guidance: float) -> None:
+    """Raise InputError when a run cannot be guided: it must have learned what no prompt is like."""
+    if guidance != 1 and not run.settings["task"].get("hide_prompts"):
+        raise errors.InputError(f"guidance: needs a model trained with null prompts, and {run.folder} is not; "
+                                "train it with task.hide_prompts=0.1, or leave guidance at 1")
+
+
 def load(folder: str | Path, mesh: Mesh | None = None) -> Run:
     """Read a run or a released file, its decoder cut over a mesh if one is given.
 

@@ -90,13 +90,15 @@ class Talk:
                     print(f"error: {error}", file=sys.stderr)
 
     def batch(self, prompts: Sequence[Sequence[str]]) -> None:
-        """Answer many prompts at once, a line of JSON each, in their order."""
+        """Answer many prompts at once, a line of JSON each as it is ready; `index` is the prompt's, from 0."""
+        def tell(index: int, answer: api.Answer) -> None:
+            self._print_json(prompts[index], index, answer, [self._tell(part) for part in answer], stop.is_asked)
+
         with Stop() as stop:
             answers = self.model.generate_many(
-                prompts, (lambda *_: stop.is_asked) if self.is_heard else None, **self.options)
-        for index, (words, answer) in enumerate(zip(prompts, answers)):
+                prompts, (lambda *_: stop.is_asked) if self.is_heard else None, tell, **self.options)
+        for words, answer in zip(prompts, answers):
             self._add(words, [answer])
-            self._print_json(words, index, answer, [self._tell(part) for part in answer], stop.is_asked)
         self._write_page()
 
     def _turn(self, words: Sequence[str], generate: Callable[[Callable | None], list[api.Answer]]) -> None:

@@ -491,7 +491,12 @@ def test_recorded_speech_is_read_from_a_folder(tmp_path):
 def test_task_evaluates_and_exports(task, tmp_path):
     module = task.init(nnx.Rngs(0))
     figures = task.evals(module)
-    assert {"train/cer", "valid/cer", "codes/used", "codes/perplexity", "codes/changes"} == set(figures)
+    assert {"train/cer", "valid/cer", "codes/used", "codes/perplexity", "codes/changes", "original_and_decoded"} == set(figures)
+    sheet = figures["original_and_decoded"]
+    (clip, *_) = [clip for clip in task.speech.clips if clip.split == "valid"]
+    mel = np.asarray(logmel.log_mel(jnp.asarray(clip.samples[None] / np.float32(32768))))[0]
+    assert sheet.shape[0] == 2 * logmel.NUM_MEL and sheet.dtype == np.uint8
+    np.testing.assert_allclose(sheet[: logmel.NUM_MEL, : len(mel)], logmel.picture(mel), atol=2)
     assert 0 < figures["codes/used"] <= 1 <= figures["codes/perplexity"] <= TINY.num_codes
     task.export(module, tmp_path)
     exported = audio.load(tmp_path / "audio.safetensors")

@@ -112,7 +112,7 @@ class _Links(html.parser.HTMLParser):
 def test_log_mel_is_drawn_with_time_to_the_right_and_pitch_up():
     seconds = np.arange(16_000) / 16_000
     tone = np.where(seconds < 0.5, 0, np.sin(2 * np.pi * 500 * seconds)).astype(np.float32)  # silence, then a low tone
-    drawn = audio_card.mel_picture(np.asarray(jax.jit(logmel.log_mel)(tone[None]))[0]).sum(-1, dtype=int)
+    drawn = logmel.picture(np.asarray(jax.jit(logmel.log_mel)(tone[None]))[0]).sum(-1, dtype=int)
     assert drawn.shape == (80, 98) and (drawn[:, :40] == drawn[0, 0]).all()
     assert 50 < drawn[:, 70].argmax() < 70 and drawn.max() > 3 * drawn[0, 0]
 

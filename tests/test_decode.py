@@ -387,8 +387,16 @@ def test_every_modality_has_its_own_sampling(model):
 
 
 def test_streamed_tokens_are_the_answer(model):
-    heard = collections.defaultdict(list)
-    streamed = engine.generate(model, VOCAB, ROWS, WARM, lambda row, tokens: heard[row].append(tokens))
+    heard, whole = collections.defaultdict(list), {}
+
+    def on_answer(row, answer):
+        assert row not in whole and sum(map(len, heard[row])) >= len(answer.tokens) - engine.STREAM_TOKENS
+        assert EOS not in heard[row][-1], "an answer is heard in the block where it ends, before the last of its tokens"
+        whole[row] = answer
+
+    streamed = engine.generate(
+        model, VOCAB, ROWS, WARM, lambda row, tokens: heard[row].append(tokens), on_answer=on_answer)
+    assert_same(streamed, [whole[row] for row in range(len(ROWS))])
     assert_same(streamed, engine.generate(model, VOCAB, ROWS, WARM))
     for row, answer in enumerate(streamed):
         np.testing.assert_array_equal(np.concatenate(heard[row]), answer.tokens)

@@ -1,22 +1,32 @@
 """Pretraining and the run folder it leaves: what is hidden, what is exported, what is refused."""
 
 import dataclasses
+import io
 import json
+import struct
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 from flax import nnx
+from tensorboardX.proto import event_pb2
 
 from gemini_mini import config, errors, files, nn, run, stream, text_alone, vocab as vocabulary
 from gemini_mini.data import mixture, packing, rows
-from gemini_mini.decode import engine
+from gemini_mini.decode import engine, grammar, sampling
 from gemini_mini.model import decoder
 from gemini_mini.tasks import pretrain
 from gemini_mini.tokenizers import audio, bundle, image, text
 from gemini_mini.train import loop, metrics, optim
+
+
+RED, BLUE = np.zeros((2, 16, 16, 3), np.uint8) + np.array([[200, 0, 0], [0, 0, 200]], np.uint8)[:, None, None]
+SOUND = stream.Audio(np.sin(np.arange(4000, dtype=np.float32)))
+DOCUMENTS = [[stream.Role("user"), stream.Text(f"draw a {name} square"), SOUND, stream.Role("model"), stream.Image(pixels)]
+             for name, pixels in (("red", RED), ("blue", BLUE))] * 4
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +39,11 @@ def world(tmp_path_factory) -> Path:
     audio.save(audio.AudioTokenizer(audio.AudioTokenizerConfig(width=16, layers=1, hidden=16, num_codes=16), nnx.Rngs(0)),
                folder / "a.st")
     tokenizers = bundle.load(folder / "text.model", folder / "i.st", folder / "a.st")
-    red, blue = np.zeros((2, 16, 16, 3), np.uint8) + np.array([[200, 0, 0], [0, 0, 200]], np.uint8)[:, None, None]
-    sound = stream.Audio(np.sin(np.arange(4000, dtype=np.float32)))
-    documents = [[stream.Role("user"), stream.Text(f"draw a {name} square"), sound, stream.Role("model"), stream.Image(pixels)]
-                 for name, pixels in (("red", red), ("blue", blue))] * 4
     render = lambda found: [stream.render(parts, tokenizers.vocab) for parts in tokenizers.encode_documents(found)]
     written = [[stream.Text(f"a red square and a blue one, say it {n} times")] for n in range(30)]
     for split in ("train", "valid"):
         (folder / "rows" / split).mkdir(parents=True)
-        rows.write(folder / "rows" / split, {"draw": render(documents), "words": render(written)}, 128, tokenizers.vocab.fingerprint)
+        rows.write(folder / "rows" / split, {"draw": render(DOCUMENTS), "words": render(written)}, 128, tokenizers.vocab.fingerprint)
     files.write_json(folder / "rows" / "built.json", {"key": "k"})
     return folder
 
@@ -68,6 +74,40 @@ def test_training_learns_its_rows_and_the_run_loads(trained):
     ids = jnp.ones((1, 4), jnp.int32)
     assert np.isfinite(loaded.model.logits(loaded.model(ids, ids, ids))).all()
     assert list((trained / "tensorboard").iterdir())
+
+
+def logged_pictures(folder: Path) -> dict[str, np.ndarray]:
+    """The newest picture of each name in a folder of event files, read by their format: length, its sum, event, its sum."""
+    pictures = {}
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            for value in event_pb2.Event.FromString(data[12 : 12 + length]).summary.value:
+                if value.HasField("image"):
+                    pictures[value.tag] = np.asarray(PIL.Image.open(io.BytesIO(value.image.encoded_image_string)))
+            data = data[16 + length :]
+    return pictures
+
+
+def test_tensorboard_shows_what_was_asked_for_above_what_the_sampler_draws(world, trained):
+    pictures = logged_pictures(trained / "tensorboard")
+    assert set(pictures) == {"wanted_and_drawn"}
+    loaded = run.load(trained)
+    documents = [loaded.tokenizers.encode_documents([document])[0] for document in DOCUMENTS[:2]]
+    wanted = [loaded.tokenizers.decode_parts([document[-1]])[0].pixels for document in documents]
+    prompts = [stream.render(document[:-1], loaded.tokenizers.vocab, is_prompt=True) for document in documents]
+    settings = engine.Settings(sampling.GREEDY, sampling.GREEDY, rules=grammar.Rules(has_text=False),
+                               max_tokens=3 + 4 * 5 + 2, batch_rows=2)
+    answers = engine.generate(loaded.model, loaded.tokenizers.vocab, prompts, settings)
+    lower = np.full((16, 32, 3), 255, np.uint8)
+    for place, answer in enumerate(answers):
+        parts = stream.parse(np.append(np.int32(vocabulary.BOS), answer.tokens), loaded.tokenizers.vocab)
+        for picture in loaded.tokenizers.decode_parts(parts[:1]):
+            lower[: len(picture.pixels), 16 * place : 16 * place + picture.pixels.shape[1]] = picture.pixels
+    both = np.concatenate([np.concatenate(wanted, axis=1), lower])
+    np.testing.assert_array_equal(pictures["wanted_and_drawn"], np.tile(both, (1, 2, 1)))  # train and valid hold the same
+    assert (lower != 255).any(), "nothing was drawn"
 
 
 @pytest.mark.slow

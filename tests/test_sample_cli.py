@@ -125,7 +125,35 @@ def test_words_become_parts(media):
         stream.Text, stream.Image, stream.Text, stream.Video, stream.Video, stream.Audio]
     assert parts[0].text == "two words" and parts[1].pixels.shape == (16, 32, 3)
     assert parts[3].seconds.tolist() == [0.0, 0.5]
-    assert len(parts[5].samples) == 4000
+    # A sound is as loud as speech in training: -18 dB of full scale, whatever it was.
+    assert len(parts[5].samples) == 4000 and abs(10 * np.log10(np.mean(parts[5].samples**2)) + 18) < 0.1
+    PIL.Image.open(media / "red.png").save(media / "still.gif")
+    (still,) = prompt.read([str(media / "still.gif")], patch=4)  # of one frame: a picture
+    np.testing.assert_array_equal(still.pixels, parts[1].pixels)
+    soundfile.write(media / "silent.wav", np.zeros(4000), 16_000)
+    with pytest.raises(errors.InputError, match="silent.wav: is silent"):
+        prompt.read([str(media / "silent.wav")], patch=4)
+
+
+def test_films_are_read_at_equal_steps_or_the_extra_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"no film")
+    with monkeypatch.context() as patch, pytest.raises(errors.InputError, match=r"clip.mp4: films need PyAV.*\[video\]"):
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        prompt.check([str(path)])
+    av = pytest.importorskip("av")
+    with pytest.raises(errors.InputError, match="clip.mp4: cannot be read as a film"):
+        prompt.read([str(path)], patch=4)
+    greys = np.linspace(20, 220, 7).astype(np.uint8)
+    with av.open(str(path), "w") as film:
+        video = film.add_stream("mpeg4", rate=2)
+        video.width, video.height, video.pix_fmt = 64, 32, "yuv420p"
+        for grey in greys:
+            film.mux(video.encode(av.VideoFrame.from_ndarray(np.full((32, 64, 3), grey), format="rgb24")))
+        film.mux(video.encode())
+    (clip,) = prompt.read([str(path)], patch=4)
+    assert clip.frames.shape == (4, 8, 16, 3) and clip.seconds.tolist() == [0, 1, 2, 3]  # frames 0, 2, 4 and 6 at 2 a second
+    np.testing.assert_allclose(clip.frames.mean((1, 2, 3)), greys[::2], atol=4)  # the codec loses a little
 
 
 @pytest.mark.parametrize("word", ["draw a cat.", "", "a" * 5000, "Is 3.5 > 2?", "tell me about v1.2", "a\0b"])
@@ -312,17 +340,26 @@ def test_json_is_the_answer_in_parts_and_stdin_gives_the_prompt(command, tmp_pat
     assert (tmp_path / "out/tiny-1/picture-1.png").read_bytes() == (tmp_path / "out/tiny-2/picture-1.png").read_bytes()
 
 
-def test_a_batch_answers_every_line_in_order(command, tmp_path, media):
+def test_a_batch_answers_every_line(command, tmp_path, media):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(f'"one"\n["two", "{media / "red.png"}"]\n\n{{"parts": ["three"]}}\n')
     lines = [json.loads(line) for line in command("--prompts", prompts, *SHORT).splitlines()]
-    assert [line["prompt"][0] for line in lines] == ["one", "two", "three"]
-    assert [line["index"] for line in lines] == [0, 1, 2]
+    assert {line["index"]: line["prompt"][0] for line in lines} == {0: "one", 1: "two", 2: "three"} and len(lines) == 3
     for bad, sentence in (("{", "line 1: must be JSON"), ('"a"\n[1]', "line 2: must be a text, a list"), ("", "holds no prompt"),
                           ('["x", "gone.png"]', "line 1: gone.png: no such file")):
         prompts.write_text(bad)
         with pytest.raises(errors.InputError, match=sentence):
             command("--prompts", prompts)
+
+
+@pytest.mark.slow
+def test_on_a_mesh_the_answer_is_the_same(command):
+    alone, meshed = (json.loads(command("draw", "--json", *SHORT, *mesh)) for mesh in ((), ("--mesh", "0,1,2,1")))
+    differing = {"answer", "logprob"}  # the folder; rounding
+    assert {k: v for k, v in alone.items() if k not in differing} == {k: v for k, v in meshed.items() if k not in differing}
+    assert [part.get("text") for part in alone["answer"]] == [part.get("text") for part in meshed["answer"]]
+    with pytest.raises(errors.InputError, match="must multiply to 8 devices"):
+        command("draw", "--mesh", "3,1,1,1")
 
 
 def test_a_chat_remembers_and_survives_mistakes(command, tmp_path, capsys, monkeypatch):

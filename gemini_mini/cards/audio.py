@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float32, Int32, UInt8
+from jaxtyping import Float32, Int32
 
 from data_prep import emoji_world
 from gemini_mini import stream
@@ -12,8 +12,6 @@ from gemini_mini.tokenizers import audio, logmel, vocoder
 
 NUM_HEARD = 6
 CODE_WIDTH = 8  # pixels on the page
-LOUDEST = 5.0  # log energy that is drawn brightest; the darkest is logmel.FLOOR
-COLOURS = np.array([(6, 6, 24), (84, 24, 112), (214, 72, 56), (255, 200, 90), (255, 252, 220)])  # from quiet to loud
 
 
 def make(tokenizer: audio.AudioTokenizer, world: emoji_world.World) -> card.Card:
@@ -48,17 +46,10 @@ def _beside(
     mel = np.asarray(logmel.log_mel(jnp.asarray(samples[None])))[0]
     kept = np.asarray(tokenizer.decode(jnp.asarray(codes[None])))[0]
     mel = np.pad(mel, ((0, len(kept) - len(mel)), (0, 0)), constant_values=np.log(logmel.FLOOR))
-    drawn, redrawn = (page.picture(mel_picture(x), alt, CODE_WIDTH * len(codes))
+    drawn, redrawn = (page.picture(logmel.picture(x), alt, CODE_WIDTH * len(codes))
                       for x, alt in ((mel, "log-mel of the original"), (kept, "log-mel of the codes")))
     return (f"{drawn}<br>{page.sound(samples)}",
             f"{redrawn}<br>{_strip(codes)}<br>{page.sound(vocoder.from_log_mel(kept))}")
-
-
-def mel_picture(mel: Float[np.ndarray, "frames M"]) -> UInt8[np.ndarray, "M frames 3"]:
-    """Log-mel energies as colours; time runs to the right, pitch up."""
-    loudness = (mel.T[::-1] - np.log(logmel.FLOOR)) / (LOUDEST - np.log(logmel.FLOOR))
-    steps = np.linspace(0, 1, len(COLOURS))
-    return np.stack([np.interp(loudness, steps, channel) for channel in COLOURS.T], -1).round().astype(np.uint8)
 
 
 def _strip(codes: Int32[np.ndarray, "A"]) -> str:

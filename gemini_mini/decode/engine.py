@@ -109,13 +109,15 @@ def generate(
     settings: Settings = Settings(),
     on_tokens: Callable[[int, Int32[np.ndarray, "_"]], object] | None = None,
     memory: reading.Memory | None = None,
+    on_answer: Callable[[int, Answer], object] | None = None,
 ) -> list[Answer]:
     """Answer every prompt; `on_tokens(index of the prompt, new tokens)` is called every few tokens.
 
-    When it returns True all stops there, and answers hold the whole parts written so far. What a
-    `memory` holds is not read again, and it is given what is read and written here.
-    Prompts of like length are decoded together, and a prompt that is given several times is read
-    once. Where the weights are on a mesh, rows are dealt over it.
+    When it returns True all stops there, and answers hold the whole parts written so far.
+    `on_answer(index, answer)` is called as soon as an answer ends by itself. What a `memory` holds
+    is not read again, and it is given what is read and written here. Prompts of like length are
+    decoded together, and a prompt that is given several times is read once. Where the weights are
+    on a mesh, rows are dealt over it.
 
     Raises: InputError when a prompt breaks the grammar or leaves no room for an answer.
     """
@@ -132,7 +134,7 @@ def generate(
         indices += indices[-1:] * (-len(indices) % reading.num_parts(model))
         batch = [prompts[i] for i in indices]
         state = _begin(model, rules, batch, indices, settings, known, memory is not None)
-        state, is_stopped = _finish(model, rules, state, indices, settings, on_tokens)
+        state, is_stopped = _finish(model, rules, state, indices, settings, on_tokens, on_answer)
         tokens, logprobs = np.asarray(state.tokens)[:, : int(state.num_tokens)], np.asarray(state.logprobs)
         for row, index in enumerate(indices):
             answers[index] = _cut(prompts[index], tokens[row], logprobs[row])
@@ -194,18 +196,23 @@ def num_slots(needed: int, context: int, is_conversation: bool = False) -> int:
     return -(-needed // step) * step
 
 
-def _finish(model, rules, state, indices, settings, on_tokens) -> tuple[State, bool]:
+def _finish(model, rules, state, indices, settings, on_tokens, on_answer) -> tuple[State, bool]:
     """Run the loop until every row is done, in one piece or in short ones to stream; whether it was stopped."""
     how = How(sampling.controls([settings.text, settings.image, settings.audio]), np.float32(settings.guidance), np.uint32(settings.seed))
-    if on_tokens is None:
+    if on_tokens is None and on_answer is None:
         return _decode(model, state, np.int32(settings.max_tokens), rules, how), False
     while not np.all(np.asarray(state.grammar.mode) == stream.DONE):
         start = int(state.num_tokens)
         limit = np.int32(start + STREAM_TOKENS if start else 1)  # the first one at once
         state = _decode(model, state, limit, rules, how)
-        rows = np.asarray(state.tokens)[:, start : int(state.num_tokens)]
-        for index, row in dict(zip(indices, rows)).items():
-            if (new := row[row != vocabulary.PAD]).size and on_tokens(index, new) is True:
+        tokens, logprobs = np.asarray(state.tokens)[:, : int(state.num_tokens)], np.asarray(state.logprobs)
+        for row, index in enumerate(indices):
+            new = tokens[row, start:][tokens[row, start:] != vocabulary.PAD]
+            if not new.size or index in indices[:row]:
+                continue
+            if on_answer and new[-1] == vocabulary.EOS:
+                on_answer(index, _cut(new[:0], tokens[row], logprobs[row]))
+            if on_tokens and on_tokens(index, new) is True:
                 return state, True
     return state, False
 

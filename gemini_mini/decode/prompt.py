@@ -9,16 +9,19 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float32
+
 from gemini_mini import errors, stream
 from gemini_mini.tokenizers import audio_io, image_io
 
 PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
 SOUNDS = frozenset((".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"))
-CLIPS = frozenset((".gif",))
+CLIPS = frozenset((".gif",)) | image_io.FILMS
 
 
 def check(words: Sequence[str]) -> None:
-    """Raise InputError at once when a named file is missing; reads nothing."""
+    """Raise InputError at once when a named file is missing, or nothing installed reads its kind; reads nothing."""
     for word in words:
         _kind(word)
 
@@ -34,9 +37,11 @@ def read(words: Sequence[str], patch: int) -> stream.Document:
         if kind in PICTURES:
             parts.append(stream.Image(image_io.read_image(word, patch)))
         elif kind in SOUNDS:
-            parts.append(stream.Audio(audio_io.read_audio(word)))
+            parts.append(stream.Audio(_evened(word)))
         elif kind:
-            parts.append(stream.Video(*image_io.read_video(word, multiple=patch)))
+            frames, seconds = image_io.read_video(word, multiple=patch)
+            is_still = kind == ".gif" and len(frames) == 1
+            parts.append(stream.Image(image_io.read_image(word, patch)) if is_still else stream.Video(frames, seconds))
         else:
             parts.append(stream.Text(word))
     return join(parts)
@@ -57,6 +62,15 @@ def join(parts: stream.Document) -> stream.Document:
     return joined
 
 
+def _evened(path: str) -> Float32[np.ndarray, "samples"]:
+    """A sound as loud as speech was in training."""
+    samples = audio_io.read_audio(path)
+    try:
+        return audio_io.even_loudness(samples)
+    except errors.InputError as error:
+        raise errors.InputError(f"{path}: {error}") from None
+
+
 def _kind(word: str) -> str:
     """The suffix of a media file, "/" for a folder of pictures, "" for text."""
     suffix = Path(word).suffix.lower() if word == word.strip() else ""
@@ -69,9 +83,11 @@ def _kind(word: str) -> str:
     if suffix in PICTURES | SOUNDS | CLIPS:
         if not os.path.isfile(word):
             raise errors.InputError(f"{word}: no such file; check the path, or end it with a full stop if it is text")
+        if suffix in image_io.FILMS:
+            image_io.check_films(word)
         return suffix
     if suffix and os.path.isfile(word):
         raise errors.InputError(f"{word}: is a file, but of no kind that can be read here; pictures "
-                                f"({' '.join(sorted(PICTURES))}), sounds ({' '.join(sorted(SOUNDS))}), clips (.gif) "
-                                "and folders of pictures can")
+                                f"({' '.join(sorted(PICTURES))}), sounds ({' '.join(sorted(SOUNDS))}), clips "
+                                f"({' '.join(sorted(CLIPS))}) and folders of pictures can")
     return ""

@@ -46,6 +46,8 @@ def main() -> None:
     parser.add_argument("--valid-only", action="store_true", help="leave the test splits alone")
     parser.add_argument("--release", action="store_true", help="ask the assurance half, and record that it was opened")
     parser.add_argument("--temperature", type=float, default=0.0, help="of image codes (default: %(default)s, greedy)")
+    parser.add_argument("--guidance", type=float, default=1.0, help="of image codes, for a run trained with "
+                        "task.hide_prompts (default: %(default)s, none)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.list:
@@ -64,8 +66,9 @@ def main() -> None:
         raise errors.InputError("--release and --valid-only: must not stand together, for a release is of test splits; leave one out")
     if args.run.is_file():
         raise errors.InputError(f"{args.run}: is a released file, beside which nothing is kept; evaluate the run folder it was made from")
-    settings = task.Settings(args.limit, tasks, args.valid_only, args.seed, args.temperature)
+    settings = task.Settings(args.limit, tasks, args.valid_only, args.seed, args.temperature, args.guidance)
     run = run_lib.load(args.run)
+    run_lib.check_guidance(run, args.guidance)
     world = worlds.embedded(args.world or Path(run.settings["task"]["rows"]).parent / "world")
     if args.release:
         open_assurance(args.run, [*suites, *tasks])
@@ -102,7 +105,7 @@ def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings
         print(f"reused {done} (same model, world and questions)")
         print_table(saved["tasks"])
         return saved["tasks"]
-    tasks, album = suite.run(world, answerer.RunAnswerer(run, settings.temperature, settings.seed), settings)
+    tasks, album = suite.run(world, answerer.RunAnswerer(run, settings.temperature, settings.seed, settings.guidance), settings)
     if not tasks:
         raise errors.InputError(f"this world has no examples of {', '.join(settings.tasks)}; choose other tasks")
     seconds = time.perf_counter() - begin
@@ -111,7 +114,7 @@ def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings
         "world": world.config.name, "world_content": world.fingerprint, "pictures": len(world.items),
         "vocabulary": run.tokenizers.vocab.fingerprint, "num_params": run.model.config.num_params,
         "limit": settings.limit, "seed": settings.seed, "is_valid_only": settings.is_valid_only,
-        "text_temperature": 0.0, "image_temperature": settings.temperature,
+        "text_temperature": 0.0, "image_temperature": settings.temperature, "guidance": settings.guidance,
         "cpus": os.cpu_count(), "seconds": round(seconds, 1)}, name)
     print_table(tasks)
     print(f"{seconds:.0f} s; saved {done}")

@@ -73,6 +73,7 @@ class RunAnswerer:
     run: run_lib.Run
     temperature: float = 0.0
     seed: int = 0
+    guidance: float = 1.0  # of image codes, by a null prompt
     batch_rows: int = 64  # questions answered at once
 
     @property
@@ -99,8 +100,8 @@ class RunAnswerer:
     ) -> list[stream.Document]:
         tokenizers, ids = self.run.tokenizers, self._render(prompts, is_prompt=True)
         settings = engine.Settings(
-            text=sampling.Sampling(temperature), image=sampling.Sampling(self.temperature), rules=grammar.Rules(),
-            max_tokens=max_tokens, seed=self.seed, batch_rows=self.batch_rows)
+            text=sampling.Sampling(temperature), image=sampling.Sampling(self.temperature), guidance=self.guidance,
+            rules=grammar.Rules(), max_tokens=max_tokens, seed=self.seed, batch_rows=self.batch_rows)
         answers: dict[int, list[stream.EncodedPart]] = {}
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for first in range(0, len(order), self.batch_rows):

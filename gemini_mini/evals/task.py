@@ -57,6 +57,7 @@ class Settings:
     is_valid_only: bool = False
     seed: int = 0
     temperature: float = 0.0  # of image codes; text is greedy where a task does not say otherwise
+    guidance: float = 1.0  # of image codes; 1 is none
 
     def allows(self, split: str) -> bool:
         """Whether the examples of a split may be looked at."""

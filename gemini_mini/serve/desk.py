@@ -187,7 +187,7 @@ def read(parts: Sequence[str | Upload], patch: int) -> stream.Document:
             suffix = Path(part.name).suffix.lower()
             if suffix not in prompt.PICTURES | prompt.SOUNDS | prompt.CLIPS:
                 raise errors.InputError(f"{part.name}: must be a picture ({' '.join(sorted(prompt.PICTURES))}), a sound "
-                                        f"({' '.join(sorted(prompt.SOUNDS))}) or a clip (.gif); convert it")
+                                        f"({' '.join(sorted(prompt.SOUNDS))}) or a clip ({' '.join(sorted(prompt.CLIPS))}); convert it")
             path = Path(folder, f"{number}{suffix}")
             path.write_bytes(part.data)
             try:

@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int16
+from jaxtyping import Array, Float, Int, Int16, UInt8
 
 from gemini_mini import errors, files, nn
 from gemini_mini.tokenizers import audio, audio_io, audio_losses, logmel
 
 EVAL_CLIPS = 256
+SHEET_CLIPS = 4
 EVAL_SPLITS = ("train", "valid", "valid_speaker_language")
 
 
@@ -101,8 +102,8 @@ class TrainAudioTokenizer:
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         return module.loss(batch, key)
 
-    def evals(self, module: audio_losses.AudioTrainer) -> dict[str, float]:
-        """Character error rates of reading the codes alone, and how the codes are used."""
+    def evals(self, module: audio_losses.AudioTrainer) -> dict[str, float | np.ndarray]:
+        """Character error rates of reading the codes alone, how the codes are used; a sheet of spectrograms."""
         read = jax.jit(lambda module, batch: module.read(batch.samples, batch.num_samples))
         figures, counts, changes, frames = {}, np.zeros(self.model.num_codes, np.int64), 0, 0
         for split in EVAL_SPLITS:
@@ -120,7 +121,14 @@ class TrainAudioTokenizer:
                 figures[f"{split}/cer"] = wrong / letters
         shares = counts[counts > 0] / counts.sum()
         return figures | {"codes/used": float(np.mean(counts > 0)), "codes/changes": changes / frames,
-                          "codes/perplexity": float(np.exp(-(shares * np.log(shares)).sum()))}
+                          "codes/perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
+                          "original_and_decoded": self._sheet(module.tokenizer)}
+
+    def _sheet(self, tokenizer: audio.AudioTokenizer) -> UInt8[np.ndarray, "height width 3"]:
+        """Log-mel of the first clips, valid before train, above what their codes keep of it."""
+        batch = next(self.all_batches(("valid", "train")))
+        pairs = _beside(tokenizer, batch.samples[:SHEET_CLIPS], batch.num_samples[:SHEET_CLIPS])
+        return np.concatenate([np.concatenate([logmel.picture(mel) for mel in np.asarray(mels)], axis=1) for mels in pairs])
 
     def export(self, module: audio_losses.AudioTrainer, folder: Path) -> None:
         """Write audio.safetensors, with the statistics of typical speech; the heads that taught it are dropped."""
@@ -176,6 +184,21 @@ class TrainAudioTokenizer:
             known = [1 + self.speech.letters.index(c) for c in clip.text if c in self.speech.letters]
             letters[row, : len(known)] = known
         return audio_losses.AudioBatch(samples, num_samples, letters)
+
+
+@jax.jit
+def _beside(
+    tokenizer: audio.AudioTokenizer, samples: Float[Array, "B samples"], num_samples: Int[Array, "B"]
+) -> tuple[Float[Array, "B frames M"], Float[Array, "B frames M"]]:
+    """Log-mel, and what is decoded with the mean and spread that encoding took out; both as dark as can be past the end."""
+    mel, valid, mean, spread = audio.features(samples, num_samples, tokenizer.config.around)
+    kept = tokenizer.draw(tokenizer.codebook()[tokenizer.encode(samples, num_samples)])
+
+    def restore(x: Float[Array, "B A mel"]) -> Float[Array, "B frames M"]:
+        x = x.reshape(*x.shape[:2], -1, logmel.NUM_MEL) * spread[:, :, None] + mean[:, :, None]
+        return jnp.where(valid[:, :, None, None], x, jnp.log(logmel.FLOOR)).reshape(len(x), -1, logmel.NUM_MEL)
+
+    return restore(mel), restore(kept)
 
 
 def read_world(folder: str | Path) -> Speech:

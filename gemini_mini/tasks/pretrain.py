@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from gemini_mini import errors, files, nn, parallel, vocab as vocabulary
 from gemini_mini.data import loader, mixture, packing, rows
 from gemini_mini.model import decoder
+from gemini_mini.tasks import drawn
 from gemini_mini.tokenizers import bundle
 from gemini_mini.train import loss
 
@@ -124,8 +125,11 @@ class Pretrain:
         hide = jnp.take_along_axis(chosen, batch.segments, axis=1) & packing.is_said_by_user(batch.tokens, batch.speaker)
         return jnp.where(hide, vocabulary.PAD, tokens)
 
-    def evals(self, module: decoder.Decoder) -> dict[str, float]:
-        """Validation loss of each source, weighed as in training, and of each modality in nats per token."""
+    def evals(self, module: decoder.Decoder) -> dict[str, float | np.ndarray]:
+        """Validation loss of each source, weighed as in training, and of each modality in nats per token; prompts drawn.
+
+        Prompts of training stand before those of validation.
+        """
         valid = rows.load(Path(self.rows) / "valid", self.vocab.fingerprint)
         measure = jax.jit(lambda weights, batch: self.loss(nn.with_weights(module, weights), batch, None))
         weights, figures = nn.weights(module), {}
@@ -140,6 +144,8 @@ class Pretrain:
                 for name, value in {"loss": total, **metrics}.items():
                     totals.setdefault(name, []).append(value)
             figures |= {f"valid/{source}/{name}": float(jnp.mean(jnp.stack(v))) for name, v in totals.items()}
+        if asked := drawn.questions(self.train_rows) + drawn.questions(valid):  # together: one program draws them
+            figures["wanted_and_drawn"] = drawn.sheet(module, self.tokenizers, asked)
         return figures
 
     def export(self, module: decoder.Decoder, folder: Path) -> None:

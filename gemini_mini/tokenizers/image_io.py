@@ -8,7 +8,9 @@ Next: image.py, which turns the pixels into codes.
 """
 
 import contextlib
+import importlib.util
 import io
+import itertools
 import struct
 import warnings
 import zlib
@@ -22,6 +24,8 @@ from PIL import ExifTags, Image, ImageOps
 from gemini_mini import errors, files
 
 MAX_PIXELS = 40_000_000  # 40 megapixels: 160 MB once decoded
+FILMS = frozenset((".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi"))  # read by PyAV, the extra `video`
+MAX_FRAMES = 18_000  # ten minutes at 30 a second
 FOLDER_FRAME_S = 1.0  # pictures in a folder carry no times: one a second
 UNTIMED_FRAME_S = 0.1  # what browsers show for a frame that claims to last 0 s
 
@@ -52,15 +56,18 @@ def read_video(
 ) -> tuple[UInt8[np.ndarray, "frames height width 3"], Float[np.ndarray, "frames"]]:
     """Read equally spaced frames, first and last included, and the second each one starts at.
 
-    `path` is an animation (GIF, WebP, PNG) or a folder of pictures in the order of their names,
+    `path` is an animation (GIF, WebP, PNG), a film (FILMS) or a folder of pictures in the order of their names,
     taken as one a second. A clip shorter than `num_frames` gives all its frames. All frames get
     the shape `read_image` would give the first.
 
-    Raises: InputError as `read_image`, and when a folder has no pictures or of unequal sizes.
+    Raises: InputError as `read_image`, when a folder has no pictures or of unequal sizes, and when a film is longer
+    than MAX_FRAMES or nothing is installed that reads it.
     """
     path = Path(path)
     if path.is_dir():
         frames, starts_s = _folder_frames(path, num_frames, size, multiple)
+    elif path.suffix.lower() in FILMS:
+        frames, starts_s = _film_frames(path, num_frames, size, multiple)
     else:
         frames, starts_s = _animation_frames(path, num_frames, size, multiple)
     return np.stack(frames), np.asarray(starts_s, np.float32)
@@ -71,6 +78,13 @@ def write_png(path: str | Path, pixels: UInt8[np.ndarray, "height width 3"]) -> 
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     files.write_bytes(path, buffer.getvalue())
+
+
+def check_films(path: str | Path) -> None:
+    """Raise InputError when nothing is installed that reads the film `path`."""
+    if importlib.util.find_spec("av") is None:
+        raise errors.InputError(f"{path}: films need PyAV, which is not installed; install the extra `video` "
+                                "(pip install -e '.[video]'), or convert it to .gif")
 
 
 def equally_spaced(num_frames: int, total: int) -> list[int]:
@@ -187,6 +201,35 @@ def _animation_frames(
             starts_s.append(now_s)
         now_s += image.info.get("duration", 0) / 1000 or UNTIMED_FRAME_S
     return frames, starts_s
+
+
+def _film_frames(
+    path: Path, num_frames: int, size: int, multiple: int
+) -> tuple[list[np.ndarray], list[float]]:
+    """Read twice, once to count: headers do not say how many frames there are, and they may not fit in memory."""
+    check_films(path)
+    import av  # FFmpeg's libraries: 60 MB that most never need
+
+    if not path.is_file():
+        raise errors.InputError(f"{path}: no such film; check the path")
+    try:
+        with av.open(str(path)) as film:
+            codec = film.streams.video[0].codec_context
+            if codec.width * codec.height > MAX_PIXELS:
+                raise errors.InputError(f"{path}: has {codec.width}×{codec.height} pixels a frame; at most "
+                                        f"{MAX_PIXELS / 1e6:.0f} megapixels are read, scale the film down first")
+            total = sum(1 for _ in itertools.islice(film.decode(video=0), MAX_FRAMES + 1))
+        if not 1 <= total <= MAX_FRAMES:
+            raise errors.InputError(f"{path}: must have from 1 to {MAX_FRAMES} frames; cut it, or choose another")
+        wanted = set(equally_spaced(num_frames, total))
+        with av.open(str(path)) as film:
+            taken = [(frame.to_image(), frame.time) for i, frame in enumerate(film.decode(video=0)) if i in wanted]
+    except (av.FFmpegError, IndexError) as error:
+        raise errors.InputError(f"{path}: cannot be read as a film ({error}); download or export it again") from None
+    target = _target(taken[0][0], multiple, size)
+    begin = taken[0][1] or 0.0
+    return ([_pixels(path, image, target) for image, _ in taken],
+            [(time or 0.0) - begin for _, time in taken])
 
 
 def _folder_frames(

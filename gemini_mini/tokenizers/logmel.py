@@ -13,7 +13,7 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 SAMPLE_RATE_HZ = 16_000
 WINDOW_SAMPLES = 400
@@ -22,6 +22,8 @@ FFT_SAMPLES = 512
 NUM_MEL = 80
 LOW_HZ, HIGH_HZ = 125.0, 7_500.0
 FLOOR = 1e-2  # energy of hiss some 60 dB below speech: digital silence and quiet noise look alike
+LOUDEST = 5.0  # log energy that is drawn brightest; the darkest is FLOOR
+COLOURS = np.array([(6, 6, 24), (84, 24, 112), (214, 72, 56), (255, 200, 90), (255, 252, 220)])  # from quiet to loud
 
 
 def num_frames(num_samples):
@@ -59,3 +61,10 @@ def log_mel(samples: Float[Array, "B samples"]) -> Float[Array, "B frames M"]:
     spectrum = jnp.fft.rfft(frames * window()[None, None], FFT_SAMPLES)
     power = spectrum.real**2 + spectrum.imag**2
     return jnp.log(power @ mel_weights() + FLOOR)
+
+
+def picture(mel: Float[np.ndarray, "frames M"]) -> UInt8[np.ndarray, "M frames 3"]:
+    """Log-mel energies as colours; time runs to the right, pitch up."""
+    loudness = (mel.T[::-1] - np.log(FLOOR)) / (LOUDEST - np.log(FLOOR))
+    steps = np.linspace(0, 1, len(COLOURS))
+    return np.stack([np.interp(loudness, steps, channel) for channel in COLOURS.T], -1).round().astype(np.uint8)
