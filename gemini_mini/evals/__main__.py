@@ -8,7 +8,7 @@
 
 Writes RUN/evals.json (task -> split -> value), RUN/evals_detail.json (everything, with every
 answer) and RUN/evals/examples.safetensors (their pictures and sounds). A suite writes RUN/evals/NAME.json,
-NAME.png and NAME.safetensors in their place.
+NAME.png, NAME_failures.png and NAME.safetensors in their place.
 Next: suite.py, ../report.py.
 """
 
@@ -26,7 +26,7 @@ from data_prep import emoji_world, worlds
 from gemini_mini import errors, files, memory
 from gemini_mini import run as run_lib
 from gemini_mini.evals import album as album_lib
-from gemini_mini.evals import answerer, chart, suite, task
+from gemini_mini.evals import answerer, chart, failures, suite, task
 
 ROOT = Path(__file__).parent.parent.parent
 CODE = tuple(file for folder in ("data_prep", "gemini_mini/decode", "gemini_mini/evals") for file in sorted((ROOT / folder).rglob("*.py")))
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=200, help="most questions of a split (default: %(default)s)")
     parser.add_argument("--valid-only", action="store_true", help="leave the test splits alone")
     parser.add_argument("--temperature", type=float, default=0.0, help="of image codes (default: %(default)s, greedy)")
+    parser.add_argument("--classifier", type=Path, help="to judge drawings by; default: WORLD-classifier/classifier.safetensors beside RUN")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.list:
@@ -56,9 +57,10 @@ def main() -> None:
         chart.require()
     if args.limit < 1:
         raise errors.InputError(f"--limit: must be at least 1, got {args.limit}")
-    settings = task.Settings(args.limit, tasks, args.valid_only, args.seed, args.temperature)
     run = run_lib.load(args.run)
     world = worlds.embedded(args.world or Path(run.settings["task"]["rows"]).parent / "world")
+    judge = args.classifier or args.run.parent / f"{world.config.name}-classifier" / "classifier.safetensors"
+    settings = task.Settings(args.limit, tasks, args.valid_only, args.seed, args.temperature, str(judge))
     for name in suites or ("",):
         evaluate(run, world, settings, name)
 
@@ -69,7 +71,8 @@ def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings
     if name:
         settings = dataclasses.replace(settings, tasks=tuple(found.name for found in suite.SUITES[name].tasks))
     key = files.hash_json([files.hash_bytes((run.folder / "model.safetensors").read_bytes()), run.tokenizers.vocab.fingerprint,
-                           world.fingerprint, dataclasses.asdict(settings), files.hash_bytes(*(file.read_bytes() for file in CODE))])
+                           world.fingerprint, dataclasses.asdict(settings), files.hash_bytes(*(file.read_bytes() for file in CODE)),
+                           files.hash_bytes(*(judge.read_bytes() for judge in [Path(settings.classifier)] if judge.is_file()))])
     done = run.folder / (f"evals/{name}.json" if name else "evals_detail.json")
     if done.is_file() and (saved := files.read_json(done)).get("key") == key:
         print(f"reused {done} (same model, world and questions)")
@@ -96,6 +99,8 @@ def save(run_folder: Path, tasks: dict, album: album_lib.Album, about: dict, nam
     album_lib.save(album, run_folder / "evals" / f"{name or 'examples'}.safetensors")
     if name:
         files.write_bytes(run_folder / "evals" / f"{name}.png", chart.png(chart.draw(tasks)))
+        if failed := failures.sheet(tasks, album):
+            files.write_bytes(run_folder / "evals" / f"{name}_failures.png", failed)
         files.write_json(run_folder / "evals" / f"{name}.json", {**about, "tasks": tasks})
     else:
         files.write_json(run_folder / "evals_detail.json", {**about, "tasks": tasks})
@@ -106,7 +111,7 @@ def print_table(tasks: dict) -> None:
     """Every figure beside chance and a baseline."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
                              caption="↓ less is better", caption_justify="left")
-    for name in ("task", "split", "n", "value", "95 %", "chance", "baseline"):
+    for name in ("task", "split", "n", "value", "95 %", "chance", "majority", "baseline", "also"):
         table.add_column(name, justify="left" if name in ("task", "split") else "right", no_wrap=True)
     for name, found in tasks.items():
         show = task.formatter(found["unit"])
@@ -114,7 +119,8 @@ def print_table(tasks: dict) -> None:
             interval = "" if cell["low"] is None else f"{show(cell['low'])}–{show(cell['high'])}"
             title = f"{name}{' ↓' if found['is_error'] else ''}" if place == 0 else ""
             table.add_row(title, split, str(cell["n"]), f"[bold]{show(cell['value'])}[/]", interval,
-                          show(cell["chance"]), show(cell["baseline"]), end_section=place == len(found["splits"]) - 1)
+                          show(cell["chance"]), "" if cell["majority"] is None else show(cell["majority"]), show(cell["baseline"]),
+                          ", ".join(f"{key} {value:.2f}" for key, value in cell["also"].items()), end_section=place == len(found["splits"]) - 1)
     rich.console.Console().print(table)
 
 
