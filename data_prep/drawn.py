@@ -182,7 +182,7 @@ def _colours(rng: np.random.Generator, count: int) -> tuple[str, ...]:
 
 def _at_sizes(name: str, draw: Any, show: Any, num_documents: int) -> dict[str, questions.Generator]:
     """One kind of question at every size; all of one family, so that their splits and questions are the same."""
-    return {f"{name}_{codes}": questions.Generator(draw, functools.partial(show, codes), num_documents, num_questions=100, family=name)
+    return {f"{name}_{codes}": questions.Generator(draw, functools.partial(show, codes), num_documents, num_questions=80, family=name)
             for codes in CODES}
 
 

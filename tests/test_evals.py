@@ -559,6 +559,7 @@ def media(world, tmp_path_factory) -> tuple[dict, album.Album, list]:
     return *found, asked
 
 
+@pytest.mark.slow
 def test_the_truth_is_right_in_every_suite(media):
     tasks, _, _ = media
     assert set(tasks) == set(MEDIA) - {"fid"}  # so few drawings have no FID
@@ -566,11 +567,12 @@ def test_the_truth_is_right_in_every_suite(media):
         for split, cell in found["splits"].items():
             assert cell["value"] == (0 if found["is_error"] else 1), (name, split)
             assert cell["prompt"] and cell["samples"] == 1 and cell["sampling"] == "greedy"
-            assert (cell["majority"] >= 0) and cell["chance"] > 0
+            assert cell["majority"] >= 0 and cell["chance"] >= 0
     assert tasks["caption"]["splits"]["valid_es"]["also"] == {"chrF": 100, "character error rate": 0}
     assert {cell["image codes"] for cell in tasks["number"]["splits"].values()} == {16, 64, 256}
 
 
+@pytest.mark.slow
 def test_shots_are_other_things_in_the_same_language(media):
     tasks, kept, _ = media
     for split, cell in tasks["caption_4_shot"]["splits"].items():
@@ -581,12 +583,14 @@ def test_shots_are_other_things_in_the_same_language(media):
             assert len({part.text for part in parts if isinstance(part, stream.Text)} & {"What is it?", "¿Qué es?"}) == 1
 
 
+@pytest.mark.slow
 def test_what_was_asked_once_is_not_asked_again(media):
     """Captions, motions and drawings are judged twice."""
     keys = [_key(prompt) for prompt in media[2]]
     assert len(keys) == len(set(keys))
 
 
+@pytest.mark.slow
 def test_a_picture_of_failures_shows_the_first_ones(world, media):
     tasks, kept, _ = media
     assert failures.sheet(tasks, kept) == b""

@@ -8,6 +8,7 @@ Facts: images generated natively, with no words in between, one-shot interleaved
 Next: ../classifier.py.
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def _recognised(exam: task.Exam) -> dict:
     """name -> picture once more, judged by the classifier."""
     known = _classifier(exam)
     if known is None:
-        return {"title": RECOGNISED.title, "is_error": False, "unit": "accuracy", "baseline_title": "", "splits": {}}
+        return {"splits": {}}
     real = classifier.features_of(known, np.asarray(exam.world.pictures))
 
     def judge(context: task.Context, examples: task.Examples, answers: task.Documents) -> list[task.Judged]:
@@ -56,8 +57,7 @@ def _recognised(exam: task.Exam) -> dict:
         nearest = iter(classifier.nearest(classifier.features_of(known, np.stack(comparable)), real) if comparable else ())
         return [task.Judged(float(pixels is not None and int(next(nearest)) == e.item), 1.0) for e, pixels in zip(examples, drawn)]
 
-    return task.Task("draw_recognised", RECOGNISED.title, judge, baselines.one_in_pictures, baselines.nearest_name,
-                     "the picture of the most similar other training name", kind="draw", languages="en").find(exam)
+    return dataclasses.replace(DRAW, judge=judge, languages="en").find(exam)
 
 
 def _fid(exam: task.Exam) -> dict:
@@ -74,7 +74,7 @@ def _fid(exam: task.Exam) -> dict:
         splits[split] = {
             **cell, "value": classifier.frechet(found, real), "low": None, "high": None, "n": len(found),
             "baseline": classifier.frechet(kept, real), "chance": classifier.frechet(flat, real), "majority": None, "examples": []}
-    return {"title": FID.title, "is_error": True, "unit": "Fréchet distance", "splits": splits,
+    return {"is_error": True, "unit": "Fréchet distance", "splits": splits,
             "baseline_title": "the real pictures after their codes; chance: each as its mean colour"}
 
 
@@ -96,12 +96,13 @@ def _classifier(exam: task.Exam) -> classifier.Classifier | None:
 LEAST_FID = classifier.FEATURES + 1  # drawings: fewer have no covariance of full rank
 DRAW = task.Task("draw", "name → picture", judges.is_drawn, baselines.one_in_pictures, baselines.nearest_name,
                  "the picture of the most similar other training name", languages="each")
-RECOGNISED = task.Measure("draw_recognised", "name → picture, judged by the classifier", _recognised)
-FID = task.Measure("fid", "name → picture, Fréchet distance on the classifier's features", _fid)
 ONE_SHOT = next(found for found in in_context.SUITE.tasks if found.name == "one_shot")
 
 SUITE = task.Suite("pictures drawn", (
-    DRAW, RECOGNISED, FID, ONE_SHOT,
+    DRAW,
+    task.Measure("draw_recognised", "name → picture, judged by the classifier", _recognised),
+    task.Measure("fid", "name → picture, Fréchet distance on the classifier's features", _fid),
+    ONE_SHOT,
     task.Task("analogy", "pictures alone → picture, with no words", judges.is_drawn, baselines.one_in_pictures,
               baselines.copy_last_picture, "the last picture, copied", splits=("seen", "valid", "test"), share=0.25),
     task.Task("interleaved", "a list of names → names and pictures in turn", judges.is_drawn, baselines.one_in_pictures,

@@ -15,19 +15,19 @@ from gemini_mini.evals import baselines, judges, task
 NEAREST_ASKED = "the answer to the same question about the nearest other training picture"
 
 
-def _by_size(name: str, title: str, exam: task.Exam) -> dict:
+def _by_size(name: str, exam: task.Exam) -> dict:
     """One kind of question at every size, over the test split, or over valid where that is not to be seen."""
     split = "test" if exam.settings.allows("test") else "valid"
     splits, found = {}, {}
     for codes in drawn.CODES:
-        found = task.Task(f"{name}_{codes}", title, judges.is_same_text, baselines.one_in_answers_to_it, baselines.nearest_asked,
+        found = task.Task(f"{name}_{codes}", "", judges.is_same_text, baselines.one_in_answers_to_it, baselines.nearest_asked,
                           NEAREST_ASKED, splits=(split,)).find(exam)
         splits |= {f"{split}, {codes} x {codes}": {**cell, "image codes": codes**2} for cell in found["splits"].values()}
     return {**found, "splits": splits}
 
 
 def _sizes(name: str, title: str) -> task.Measure:
-    return task.Measure(name, title, functools.partial(_by_size, name, title), ("image codes",))
+    return task.Measure(name, title, functools.partial(_by_size, name), ("image codes",))
 
 
 def _scene(name: str, title: str) -> task.Task:
