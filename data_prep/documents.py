@@ -4,7 +4,8 @@
 writes passes over the training split, `examples` asks about one split of one task.
 A kind of example that is made by rule is one row of `GENERATORS`, and both a source and a task.
 
-Next: world_documents.py (the world's), questions.py (what a generator is), pack.py.
+Next: world_documents.py (the world's), films.py, spoken.py and messages.py (more of the same kind), questions.py
+(what a generator is; drawn.py, scenes.py, analogies.py, needles.py, reasoning.py, invented.py are some), pack.py.
 """
 
 import functools
@@ -23,7 +24,8 @@ from gemini_mini.stream import Document, Text
 TABLE_SHARE = 0.05           # of names and phrases in all languages in the sample for the text tokenizer
 BYTES_PER_PIECE, PIXELS_PER_CODE, SAMPLES_PER_CODE = 3, 16, 640
 
-MODULES = (analogies, drawn, films, invented, messages, needles, phrases, questions, reasoning, scenes, spoken, world_documents)  # whose code says what documents say
+MODULES = (  # whose code says what documents say, with this one
+    analogies, drawn, films, invented, messages, needles, phrases, questions, reasoning, scenes, spoken, world_documents)
 GENERATORS: dict[str, questions.Generator] = {
     "retrieval": needles.RETRIEVAL, "video_needle": needles.VIDEO, "audio_needle": needles.AUDIO,
     "sums": reasoning.SUMS, "programs": reasoning.PROGRAMS, "invented": invented.INVENTED,

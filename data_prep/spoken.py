@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int16
+from jaxtyping import Float32
 
 from data_prep import own_files, phrases, questions, speech, splits
 from data_prep.emoji_world import World
@@ -25,6 +25,7 @@ from gemini_mini.tokenizers import audio_io
 
 NEW_VOICES = ("+m1", "+f3", "+m5", "+f1")   # none of speech.SPEAKERS
 RECORDINGS = Path("data/recordings")
+LEVELS = 32_768
 
 
 def ask(world: World, clip: int, wanted: str, phrasing: str) -> tuple[Document, Document]:
@@ -53,7 +54,7 @@ def translate_examples(world: World, split: str) -> Iterator[questions.Example]:
 
 
 def new_voices(world: World, limit: int) -> list[questions.Example]:
-    """Names of training, said by voices that no clip has, `limit` in all languages that have a voice; none without eSpeak."""
+    """Names of training said by voices that no clip has, `limit` over all languages that have a voice; none without eSpeak."""
     if speech.espeak.espeakng_loader is None:
         return []
     known = sorted(((item, lang) for item in range(len(world.items)) for lang in world.languages_of(item) if lang in speech.VOICES),
@@ -61,7 +62,7 @@ def new_voices(world: World, limit: int) -> list[questions.Example]:
     lines = [(speech.VOICES[lang] + NEW_VOICES[place % len(NEW_VOICES)], world.items[item].names[lang])
              for place, (item, lang) in enumerate(known)]
     found = zip(known, _speak(lines), strict=True)
-    return [_heard(Audio(samples.astype(np.float32) / 32768), world.items[item].names[lang], item, lang)
+    return [_heard(Audio(samples), world.items[item].names[lang], item, lang)
             for (item, lang), samples in found if len(samples)]
 
 
@@ -88,15 +89,20 @@ def _heard(sound: Audio, said: str, item: int, lang: str) -> questions.Example:
     return questions.example([sound, Text(phrasing)], [Text(said)], item, lang)
 
 
-def _speak(lines: list[tuple[str, str]]) -> list[Int16[np.ndarray, "samples"]]:
-    """[voice, text] each, as 16 kHz without silence around; in a process of its own, as speech.say."""
+def _speak(lines: list[tuple[str, str]]) -> list[Float32[np.ndarray, "samples"]]:
+    """[voice, text] each, at 16 kHz in [-1, 1], without silence around; in a process of its own, as speech.say."""
     worker = subprocess.run([sys.executable, "-m", "data_prep.espeak"], input=json.dumps(lines).encode(), check=False,
                             capture_output=True, cwd=Path(__file__).resolve().parents[1])
     if worker.returncode:
         raise errors.InputError(f"eSpeak could not speak {len(lines)} names: {worker.stderr.decode(errors='replace').strip()[-200:]}")
     made = np.load(io.BytesIO(worker.stdout))
-    clips = np.split(made["samples"], np.cumsum(made["lengths"])[:-1])
-    return [speech._finish(clip) for clip in clips]
+    clips = np.split(made["samples"].astype(np.float32), np.cumsum(made["lengths"])[:-1])
+    return [_finish(clip) if len(clip) else clip for clip in clips]
+
+
+def _finish(clip: Float32[np.ndarray, "samples"]) -> Float32[np.ndarray, "samples"]:
+    """eSpeak's sound at our sample rate, in [-1, 1]; what is silent is said in levels of 16 bits."""
+    return speech.trim(LEVELS * audio_io.resample(clip / LEVELS, speech.espeak.RATE_HZ)) / np.float32(LEVELS)
 
 
 SOURCES = {"speech_translate": speech_translate}

@@ -209,8 +209,14 @@ def test_messages_of_a_split_are_held_out_in_both_directions(world, monkeypatch)
 # Voices
 
 
-def test_new_voices_are_new():
+def test_new_voices_are_new_and_heard(world):
+    pytest.importorskip("espeakng_loader")
     assert not set(spoken.NEW_VOICES) & set(speech.SPEAKERS)
+    for e in spoken.new_voices(world, 3):
+        loud = np.abs(e.prompt[1].samples)
+        assert 0.1 < loud.max() <= 1 and 3_000 < len(loud) < 100_000
+        assert loud[:400].max() < 0.05 * loud.max(), "a little silence stays"
+        assert task_lib.words(e.answer) == world.items[e.item].names[e.lang]
 
 
 def test_recordings_are_found_beside_their_texts(world, tmp_path, monkeypatch, capsys):

@@ -52,7 +52,7 @@ def random_chrf(context: task.Context, examples: task.Examples) -> float:
 
 
 def one_in_answers_to_it(context: task.Context, examples: task.Examples) -> float:
-    """A guess among the distinct training answers to the same question (its last words)."""
+    """A guess among the distinct answers to the same kind of question, in training and these."""
     known: dict[str, set[str]] = {}
     for example in (*context.train, *examples):
         known.setdefault(_question(example), set()).add(task.words(example.answer))
@@ -83,13 +83,14 @@ def nearest_in_language(context: task.Context, examples: task.Examples) -> list[
 
 
 def nearest_asked(context: task.Context, examples: task.Examples) -> list[stream.Document]:
-    """As `nearest_picture`, among the training examples that ask the same, whatever they name."""
+    """As `nearest_picture`, among the training examples that ask the same kind of question, whatever they name."""
     return _nearest_alike(context, examples, _question)
 
 
 def _nearest_alike(
     context: task.Context, examples: task.Examples, kind: Callable[[task.Example], str]
 ) -> list[stream.Document]:
+    """Of each kind by itself; nothing is answered where training has none of it."""
     answers: list[stream.Document] = [[] for _ in examples]
     for alike in sorted({kind(e) for e in examples}):
         places = [i for i, e in enumerate(examples) if kind(e) == alike]
@@ -101,8 +102,9 @@ def _nearest_alike(
 
 
 def _question(example: task.Example) -> str:
-    """What is asked, with the names and colours of this question left out: its first three words."""
-    return " ".join(task.words(example.prompt).split()[:3])
+    """What kind of thing is asked, names and colours left out: all of a short question, or its first two words."""
+    said = task.words(example.prompt).split()
+    return " ".join(said if len(said) <= 3 else said[:2])
 
 
 def copy_question(context: task.Context, examples: task.Examples) -> list[stream.Document]:
