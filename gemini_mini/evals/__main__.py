@@ -111,7 +111,8 @@ def print_table(tasks: dict) -> None:
     """Every figure beside chance and a baseline."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
                              caption="↓ less is better", caption_justify="left")
-    for name in ("task", "split", "n", "value", "95 %", "chance", "majority", "baseline", "also"):
+    has_more = any(cell["also"] for found in tasks.values() for cell in found["splits"].values())
+    for name in ("task", "split", "n", "value", "95 %", "chance", "majority", "baseline", *["also"] * has_more):
         table.add_column(name, justify="left" if name in ("task", "split") else "right", no_wrap=True)
     for name, found in tasks.items():
         show = task.formatter(found["unit"])
@@ -120,7 +121,7 @@ def print_table(tasks: dict) -> None:
             title = f"{name}{' ↓' if found['is_error'] else ''}" if place == 0 else ""
             table.add_row(title, split, str(cell["n"]), f"[bold]{show(cell['value'])}[/]", interval,
                           show(cell["chance"]), "" if cell["majority"] is None else show(cell["majority"]), show(cell["baseline"]),
-                          ", ".join(f"{key} {value:.2f}" for key, value in cell["also"].items()), end_section=place == len(found["splits"]) - 1)
+                          *[", ".join(f"{key} {value:.2f}" for key, value in cell["also"].items())] * has_more, end_section=place == len(found["splits"]) - 1)
     rich.console.Console().print(table)
 
 

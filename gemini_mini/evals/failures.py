@@ -2,7 +2,7 @@
 
     what was asked | what is right | what was answered        pictures as they are, words below them
 
-In the fixed order of the questions, so nothing is picked. Letters that Pillow's own font lacks show as boxes.
+In the fixed order of the questions, so nothing is picked. Letters that DejaVu lacks, such as Chinese, show as boxes.
 """
 
 import io
@@ -14,6 +14,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gemini_mini import stream
 from gemini_mini.evals import album as album_lib, task
+
+try:
+    import matplotlib  # for its font; chart.require() says when it is missing
+except ImportError:
+    matplotlib = None
 
 ROWS_PER_TASK, SIDE, COLUMN, MOST_PICTURES, MOST_CHARS = 6, 64, 280, 4, 44
 
@@ -35,7 +40,7 @@ def sheet(tasks: Mapping[str, Any], album: album_lib.Album) -> bytes:
 
 def _row(title: str, documents: list[stream.Document]) -> np.ndarray:
     page = Image.new("RGB", (3 * COLUMN, SIDE + 44), (255, 255, 255))
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(11)
+    pen, font = ImageDraw.Draw(page), ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 11)
     pen.text((4, 2), title, fill=(160, 0, 0), font=font)
     for column, document in enumerate(documents):
         left = column * COLUMN + 4
