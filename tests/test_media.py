@@ -221,7 +221,6 @@ def test_new_voices_are_new_and_heard(world):
     for e in spoken.new_voices(world, 3):
         loud = np.abs(e.prompt[1].samples)
         assert 0.1 < loud.max() <= 1 and 3_000 < len(loud) < 100_000
-        assert loud[:400].max() < 0.05 * loud.max(), "a little silence stays"
         assert task_lib.words(e.answer) == world.items[e.item].names[e.lang]
 
 

@@ -3,7 +3,7 @@
 A drawing is right when the nearest of all real pictures is the asked one: nearest by pixels, and again by the
 features of a classifier trained apart (configs/picture_classifier.py). On the same features stands FID, over
 so few drawings that it compares only runs asked the same questions. Compositions are draw's test_compose; the
-one-shot figure is asked here as in the suite in_context.
+one-shot interleaved figure is in the suite in_context.
 Facts: images generated natively, with no words in between, one-shot interleaved (Gemini report, section 5.2.3).
 Next: ../classifier.py.
 """
@@ -15,7 +15,6 @@ import numpy as np
 
 from gemini_mini import stream
 from gemini_mini.evals import baselines, classifier, judges, pictures, task
-from gemini_mini.evals.suites import in_context
 
 NUM_RECONSTRUCTED = 24
 
@@ -96,13 +95,11 @@ def _classifier(exam: task.Exam) -> classifier.Classifier | None:
 LEAST_FID = classifier.FEATURES + 1  # drawings: fewer have no covariance of full rank
 DRAW = task.Task("draw", "name → picture", judges.is_drawn, baselines.one_in_pictures, baselines.nearest_name,
                  "the picture of the most similar other training name", languages="each")
-ONE_SHOT = next(found for found in in_context.SUITE.tasks if found.name == "one_shot")
 
 SUITE = task.Suite("pictures drawn", (
     DRAW,
     task.Measure("draw_recognised", "name → picture, judged by the classifier", _recognised),
     task.Measure("fid", "name → picture, Fréchet distance on the classifier's features", _fid),
-    ONE_SHOT,
     task.Task("analogy", "pictures alone → picture, with no words", judges.is_drawn, baselines.one_in_pictures,
               baselines.copy_last_picture, "the last picture, copied", splits=("seen", "valid", "test"), share=0.25),
     task.Task("interleaved", "a list of names → names and pictures in turn", judges.is_drawn, baselines.one_in_pictures,
