@@ -113,7 +113,7 @@ def print_table(tasks: dict) -> None:
                              caption="↓ less is better", caption_justify="left")
     has_more = any(cell["also"] for found in tasks.values() for cell in found["splits"].values())
     for name in ("task", "split", "n", "value", "95 %", "chance", "majority", "baseline", *["also"] * has_more):
-        table.add_column(name, justify="left" if name in ("task", "split") else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name in ("task", "split") else "right", no_wrap=name != "also")
     for name, found in tasks.items():
         show = task.formatter(found["unit"])
         for place, (split, cell) in enumerate(found["splits"].items()):
