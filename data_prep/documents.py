@@ -4,7 +4,8 @@
 writes passes over the training split, `examples` asks about one split of one task.
 A kind of example that is made by rule is one row of `GENERATORS`, and both a source and a task.
 
-Next: world_documents.py (the world's), questions.py (what a generator is), pack.py.
+Next: world_documents.py (the world's), films.py, spoken.py and messages.py (more of the same kind), questions.py
+(what a generator is; drawn.py, scenes.py, analogies.py, needles.py, reasoning.py, invented.py are some), pack.py.
 """
 
 import functools
@@ -13,7 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep import invented, needles, phrases, pictures, questions, reasoning, splits, world_documents
+from data_prep import (
+    analogies, drawn, films, invented, messages, needles, phrases, pictures, questions, reasoning, scenes, splits, spoken, world_documents,
+)
 from data_prep.emoji_world import World
 from gemini_mini import errors, stream
 from gemini_mini.stream import Document, Text
@@ -21,15 +24,19 @@ from gemini_mini.stream import Document, Text
 TABLE_SHARE = 0.05           # of names and phrases in all languages in the sample for the text tokenizer
 BYTES_PER_PIECE, PIXELS_PER_CODE, SAMPLES_PER_CODE = 3, 16, 640
 
-MODULES = (invented, needles, phrases, questions, reasoning, world_documents)  # whose code says what documents say
+MODULES = (  # whose code says what documents say, with this one
+    analogies, drawn, films, invented, messages, needles, phrases, questions, reasoning, scenes, spoken, world_documents)
 GENERATORS: dict[str, questions.Generator] = {
     "retrieval": needles.RETRIEVAL, "video_needle": needles.VIDEO, "audio_needle": needles.AUDIO,
     "sums": reasoning.SUMS, "programs": reasoning.PROGRAMS, "invented": invented.INVENTED,
+    "analogy": analogies.ANALOGY, **drawn.GENERATORS, **scenes.GENERATORS,
 }
-SOURCES: dict[str, Callable[[World, np.random.Generator], Iterator[Document]]] = world_documents.SOURCES | {
-    name: functools.partial(questions.documents, name, made) for name, made in GENERATORS.items()}
-TASKS: dict[str, Callable[[World, str], Iterable[questions.Example]]] = world_documents.TASKS | {
-    name: functools.partial(questions.examples, name, made) for name, made in GENERATORS.items()}
+SOURCES: dict[str, Callable[[World, np.random.Generator], Iterator[Document]]] = (
+    world_documents.SOURCES | films.SOURCES | messages.SOURCES | spoken.SOURCES
+    | {name: functools.partial(questions.documents, made.family or name, made) for name, made in GENERATORS.items()})
+TASKS: dict[str, Callable[[World, str], Iterable[questions.Example]]] = (
+    world_documents.TASKS | films.TASKS | messages.TASKS | spoken.TASKS
+    | {name: functools.partial(questions.examples, made.family or name, made) for name, made in GENERATORS.items()})
 
 
 def source(world: World, name: str, seed: int, variants: int = 1) -> Iterator[Document]:

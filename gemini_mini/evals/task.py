@@ -14,6 +14,7 @@ combination, a name, a voice or a motion (data_prep/splits.py) and are looked at
 Next: judges.py, baselines.py, suites/, suite.py.
 """
 
+import collections
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,12 +23,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from data_prep import documents, emoji_world, questions
-from gemini_mini import progress, stream
+from gemini_mini import files, progress, stream
 from gemini_mini.evals import album as album_lib, answerer as answerer_lib, metrics, pictures
 
 SPLITS = ("seen", "valid", "valid_compose", "valid_speaker_language", "valid_motion", "test_compose", "test_concept", "test_lang", "test_speaker_language", "test_motion", "test")
 ROOM_TOKENS = 8  # an answer may be this much longer than the longest true one
-SHARES = ("accuracy", "character error rate")  # units of figures from 0 to 1
+SHARES = ("accuracy", "character error rate", "word error rate", "mean chrF")  # units of figures from 0 to 1
 
 Example = questions.Example
 Examples, Documents = Sequence[Example], Sequence[stream.Document]
@@ -58,6 +59,7 @@ class Settings:
     seed: int = 0
     temperature: float = 0.0  # of image codes; text is greedy where a task does not say otherwise
     guidance: float = 1.0  # of image codes; 1 is none
+    classifier: str = ""  # the file that judges drawings; "": they are judged by pixels alone
 
     def allows(self, split: str) -> bool:
         """Whether the examples of a split may be looked at."""
@@ -72,6 +74,7 @@ class Exam(NamedTuple):
     gallery: pictures.Gallery
     album: album_lib.Album
     settings: Settings
+    known: dict[str, stream.Document]  # answers so far: several tasks judge the same ones
 
 
 @dataclass(frozen=True)
@@ -86,38 +89,44 @@ class Task:
     baseline_title: str
     kind: str = ""  # its name in data_prep/documents.py, where it is not `name`
     is_error: bool = False  # a rate of errors: less is better
-    languages: Literal["all", "en", "each"] = "all"  # each: English, and what was seen in each other one
+    unit: str = ""  # of scores that are neither right nor wrong; "" where they are, or errors
+    also: tuple[tuple[str, Callable[[Examples, Documents], float]], ...] = ()  # more figures of the same answers
+    # each: English, and what was seen in each other language; apart: a cell for each, of every split
+    languages: Literal["all", "en", "each", "apart"] = "all"
     splits: tuple[str, ...] = SPLITS
     share: float = 1.0  # of the limit: long answers are asked for less often
     shots: int = 0  # training examples in the prompt, with their answers
+    more: Callable[[emoji_world.World, int], dict[str, list[Example]]] | None = None  # further splits, up to a limit
     axes: tuple[str, ...] = ()
 
     def find(self, exam: Exam) -> dict:
         """Ask all splits at once; judge model and baseline alike. Returns JSON values."""
-        columns = self._columns(exam)
+        columns, is_ratio = self._columns(exam), self.is_error or bool(self.unit)
         examples = [example for found in columns.values() for example in found]
-        prompts = answers = judged = easy = []
+        prompts = answers = judged = easy = common = []
         if examples:
             train = documents.examples(exam.world, self.kind or self.name, "seen")
             context = Context(exam.world, train, exam.gallery)
             prompts = [few_shot(example, train, self.shots) for example in examples]
             room = max(exam.model.lengths([example.answer for example in examples])) + ROOM_TOKENS
             with progress.bar(self.name, len(examples), "questions") as bar:
-                answers = exam.model.answer(prompts, room, bar.advance)
+                answers = _answers(exam, prompts, room, bar.advance)
             judged = self.judge(context, examples, answers)
             easy = self.judge(context, examples, self.baseline(context, examples))
+            common = self.judge(context, examples, [most_frequent(train)] * len(examples))
         splits, at = {}, 0
         for split, found in columns.items():
             here = slice(at, at := at + len(found))
             splits[split] = {
-                **cell(judged[here], self.is_error, self.chance(context, found),
-                       figure(easy[here], self.is_error)["value"], in_words(prompts[here][0]), shots=self.shots,
-                       sampling=how_sampled(exam.settings)),
+                **cell(judged[here], is_ratio, self.chance(context, found), figure(easy[here], is_ratio)["value"],
+                       in_words(prompts[here][0]), shots=self.shots, sampling=how_sampled(exam.settings)),
+                "majority": figure(common[here], is_ratio)["value"],
+                "also": {name: measure(found, answers[here]) for name, measure in self.also},
                 "examples": [answered(exam.album, e._replace(prompt=p), a, j, self.is_error)
                              for e, p, a, j in zip(found, prompts[here], answers[here], judged[here], strict=True)],
             }
         return {"baseline_title": self.baseline_title, "is_error": self.is_error,
-                "unit": "character error rate" if self.is_error else "accuracy", "splits": splits}
+                "unit": self.unit or ("character error rate" if self.is_error else "accuracy"), "splits": splits}
 
     def _columns(self, exam: Exam) -> dict[str, list[Example]]:
         """The examples of each split: the first of documents.py's hash order, a fair sample."""
@@ -129,9 +138,11 @@ class Task:
                 columns[split] = found[:limit]
                 continue
             columns[split] = [e for e in found if e.lang == "en"][:limit]
-            if self.languages == "each" and split == "seen":
+            if self.languages == "apart" or self.languages == "each" and split == "seen":
                 for lang in exam.world.config.languages[1:]:
                     columns[f"{split}_{lang}"] = [e for e in found if e.lang == lang][: math.ceil(limit / 4)]
+        if self.more:
+            columns |= {split: found for split, found in self.more(exam.world, limit).items() if exam.settings.allows(split)}
         return {split: found for split, found in columns.items() if found}
 
 
@@ -173,6 +184,21 @@ def answered(album: album_lib.Album, example: Example, answer: stream.Document, 
     return {"lang": example.lang, "prompt": album.add(example.prompt), "truth": album.add(example.answer),
             "answer": album.add(answer), "score": judged.score, "weight": judged.weight,
             "is_right": judged.score == (0 if is_error else 1)}
+
+
+def _answers(exam: Exam, prompts: Sequence[stream.Document], room: int, on_answers: Callable[[int], None]) -> list[stream.Document]:
+    """An answer to each prompt; what was asked before, with as much room, is not asked again."""
+    keys = [files.hash_json([exam.album.add(prompt), room]) for prompt in prompts]
+    new = {key: prompt for key, prompt in zip(keys, prompts) if key not in exam.known}
+    if new:
+        exam.known.update(zip(new, exam.model.answer(list(new.values()), room, on_answers), strict=True))
+    return [exam.known[key] for key in keys]
+
+
+def most_frequent(train: Examples) -> stream.Document:
+    """The answer that most of the training examples have; of equals, the first."""
+    contents = [(words(e.answer), *(pixels.tobytes() for pixels in images(e.answer))) for e in train]
+    return train[contents.index(collections.Counter(contents).most_common(1)[0][0])].answer
 
 
 def few_shot(example: Example, train: Examples, shots: int) -> stream.Document:

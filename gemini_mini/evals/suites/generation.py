@@ -1,12 +1,20 @@
-"""Pictures drawn: from names, from speech, several in turn; and what their codes can keep at all.
+"""Pictures drawn: from names, from speech, from pictures alone, several in turn; and what their codes can keep at all.
 
-Facts: images generated natively, with no words in between (Gemini report, section 5.2.3).
+A drawing is right when the nearest of all real pictures is the asked one: nearest by pixels, and again by the
+features of a classifier trained apart (configs/picture_classifier.py). On the same features stands FID, over
+so few drawings that it compares only runs asked the same questions. Compositions are draw's test_compose; the
+one-shot interleaved figure is in the suite in_context.
+Facts: images generated natively, with no words in between, one-shot interleaved (Gemini report, section 5.2.3).
+Next: ../classifier.py.
 """
+
+import dataclasses
+from pathlib import Path
 
 import numpy as np
 
 from gemini_mini import stream
-from gemini_mini.evals import baselines, judges, pictures, task
+from gemini_mini.evals import baselines, classifier, judges, pictures, task
 
 NUM_RECONSTRUCTED = 24
 
@@ -34,11 +42,66 @@ def _reconstruct(exam: task.Exam) -> dict:
             "baseline_title": "each patch as its mean colour", "splits": splits}
 
 
+def _recognised(exam: task.Exam) -> dict:
+    """name -> picture once more, judged by the classifier."""
+    known = _classifier(exam)
+    if known is None:
+        return {"splits": {}}
+    real = classifier.features_of(known, np.asarray(exam.world.pictures))
+
+    def judge(context: task.Context, examples: task.Examples, answers: task.Documents) -> list[task.Judged]:
+        drawn = [found[0] if len(found := task.images(answer)) == 1 and found[0].shape == context.gallery.shape else None
+                 for answer in answers]
+        comparable = [pixels for pixels in drawn if pixels is not None]
+        nearest = iter(classifier.nearest(classifier.features_of(known, np.stack(comparable)), real) if comparable else ())
+        return [task.Judged(float(pixels is not None and int(next(nearest)) == e.item), 1.0) for e, pixels in zip(examples, drawn)]
+
+    return dataclasses.replace(DRAW, judge=judge, languages="en").find(exam)
+
+
+def _fid(exam: task.Exam) -> dict:
+    """Fréchet distance of drawings from the real pictures that were asked for."""
+    known = _classifier(exam)
+    asked = DRAW.find(exam)["splits"] if known else {}
+    splits = {}
+    for split, cell in asked.items():
+        truths, drawn = (_pictures(exam, cell, key) for key in ("truth", "answer"))
+        if min(len(truths), len(drawn)) < LEAST_FID:
+            continue
+        real, found, kept, flat = (classifier.features_of(known, np.stack(pixels)) for pixels in (
+            truths, drawn, list(exam.model.reconstruct(np.stack(truths))), [pictures.mosaic(p, p.shape[0]) for p in truths]))
+        splits[split] = {
+            **cell, "value": classifier.frechet(found, real), "low": None, "high": None, "n": len(found),
+            "baseline": classifier.frechet(kept, real), "chance": classifier.frechet(flat, real), "majority": None, "examples": []}
+    return {"is_error": True, "unit": "Fréchet distance", "splits": splits,
+            "baseline_title": "the real pictures after their codes; chance: each as its mean colour"}
+
+
+def _pictures(exam: task.Exam, cell: dict, key: str) -> list[np.ndarray]:
+    """The pictures of one size among the truths or answers of a cell."""
+    found = [pixels for example in cell["examples"] for pixels in task.images(exam.album.document(example[key]))]
+    return [pixels for pixels in found if pixels.shape == exam.gallery.shape]
+
+
+def _classifier(exam: task.Exam) -> classifier.Classifier | None:
+    """What the settings name; None, and a line that says so, where it is not there."""
+    path = Path(exam.settings.classifier)
+    if path.is_file():
+        return classifier.load(path)
+    print(f"  left out for want of a classifier ({path}): python train.py configs/picture_classifier.py (--classifier)")
+    return None
+
+
+LEAST_FID = classifier.FEATURES + 1  # drawings: fewer have no covariance of full rank
+DRAW = task.Task("draw", "name → picture", judges.is_drawn, baselines.one_in_pictures, baselines.nearest_name,
+                 "the picture of the most similar other training name", languages="each")
+
 SUITE = task.Suite("pictures drawn", (
-    task.Task("draw", "name → picture", judges.is_drawn, baselines.one_in_pictures, baselines.nearest_name,
-              "the picture of the most similar other training name", languages="each"),
-    task.Task("speech_draw", "speech → picture", judges.is_drawn, baselines.one_in_pictures, baselines.random_answer,
-              "a random training picture", splits=("seen", "valid", "valid_speaker_language", "test_speaker_language"), share=0.25),
+    DRAW,
+    task.Measure("draw_recognised", "name → picture, judged by the classifier", _recognised),
+    task.Measure("fid", "name → picture, Fréchet distance on the classifier's features", _fid),
+    task.Task("analogy", "pictures alone → picture, with no words", judges.is_drawn, baselines.one_in_pictures,
+              baselines.copy_last_picture, "the last picture, copied", splits=("seen", "valid", "test"), share=0.25),
     task.Task("interleaved", "a list of names → names and pictures in turn", judges.is_drawn, baselines.one_in_pictures,
               baselines.random_answer, "a random training answer", splits=("seen", "valid", "valid_compose", "test_compose"), share=0.1),
     task.Measure("pictures", "image tokenizer: pictures after their codes", _reconstruct),

@@ -1,0 +1,88 @@
+"""Scores of recognition and translation by the libraries that others use: jiwer and sacrebleu.
+
+Words are not split by spaces in Chinese and Japanese (nor Thai): there an error is one of a character, and
+BLEU counts characters.
+Facts: word error rate, and character error rate where words are not split; BLEU and chrF (Gemini report,
+sections 5.1.4 and 5.2.4). Papers: BLEU, Papineni et al. 2002; chrF, Popović 2015; sacrebleu, arXiv 1804.08771.
+Next: suites/audio.py, suites/multilingual.py.
+"""
+
+from collections.abc import Collection
+
+from gemini_mini import errors
+from gemini_mini.evals import task
+
+try:
+    import jiwer
+    import sacrebleu.metrics
+except ImportError:
+    jiwer = sacrebleu = None
+
+UNSPLIT = ("zh", "ja", "th")
+
+
+def require() -> None:
+    """Raises: InputError when the packages that score are not installed."""
+    if jiwer is None:
+        raise errors.InputError("these figures need the packages 'jiwer' and 'sacrebleu'; run: pip install 'gemini_mini[eval]'")
+
+
+def word_errors(context: task.Context, examples: task.Examples, answers: task.Documents) -> list[task.Judged]:
+    """Words to insert, delete or change, over those of the true text; characters in a language of UNSPLIT."""
+    return _errors(examples, answers, UNSPLIT)
+
+
+def word_error_rate(examples: task.Examples, answers: task.Documents) -> float:
+    """Of all answers together, 0 and more; of characters in a language of UNSPLIT."""
+    return _rate(_errors(examples, answers, UNSPLIT))
+
+
+def character_error_rate(examples: task.Examples, answers: task.Documents) -> float:
+    """Of all answers together, 0 and more."""
+    return _rate(_errors(examples, answers, {e.lang for e in examples}))
+
+
+def _errors(examples: task.Examples, answers: task.Documents, unsplit: Collection[str]) -> list[task.Judged]:
+    """Edits and length of each; of characters in the languages `unsplit`."""
+    require()
+    judged = []
+    for example, answer in zip(examples, answers, strict=True):
+        process = jiwer.process_characters if example.lang in unsplit else jiwer.process_words
+        found = process(task.words(example.answer), task.words(answer))
+        wrong = found.substitutions + found.deletions
+        judged.append(task.Judged(float(wrong + found.insertions), float(wrong + found.hits)))
+    return judged
+
+
+def _rate(judged: list[task.Judged]) -> float:
+    return sum(j.score for j in judged) / sum(j.weight for j in judged)
+
+
+def sentence_chrf(context: task.Context, examples: task.Examples, answers: task.Documents) -> list[task.Judged]:
+    """chrF of each answer by itself, 0 to 1: its mean has an interval."""
+    require()
+    chrf = sacrebleu.metrics.CHRF()
+    return [task.Judged(chrf.sentence_score(task.words(a), [task.words(e.answer)]).score / 100, 1.0)
+            for e, a in zip(examples, answers, strict=True)]
+
+
+def chrf(examples: task.Examples, answers: task.Documents) -> float:
+    """Of all answers together, 0 to 100."""
+    require()
+    return float(sacrebleu.metrics.CHRF().corpus_score(*_texts(examples, answers)).score)
+
+
+def bleu(examples: task.Examples, answers: task.Documents) -> float:
+    """Of all answers together, 0 to 100; tokens are those of the answers' language (characters for ja and th).
+
+    Tokenisers that sacrebleu would have to download are not used.
+    """
+    require()
+    langs = {e.lang for e in examples}
+    tokens = {"zh": "zh", "ja": "char", "th": "char"}
+    return float(sacrebleu.metrics.BLEU(tokenize=tokens[langs.pop()] if len(langs) == 1 and langs <= set(tokens) else "13a")
+                 .corpus_score(*_texts(examples, answers)).score)
+
+
+def _texts(examples: task.Examples, answers: task.Documents) -> tuple[list[str], list[list[str]]]:
+    return [task.words(a) for a in answers], [[task.words(e.answer) for e in examples]]
