@@ -20,7 +20,7 @@ LEFT, RIGHT, SAME = "What is left?", "What is right?", phrases.SAME["en"][0]
 
 
 class Scene(NamedTuple):
-    """(item, cell, pixels) of each thing, the question, and its answer."""
+    """(item, cell, pixels) of each thing, sorted, so that one picture is one problem; the question, and its answer."""
 
     things: tuple[tuple[int, int, int], ...]
     question: str
@@ -54,7 +54,7 @@ def larger(world: World, rng: np.random.Generator) -> Scene:
     """Two different things, one twice as wide."""
     items, names = _different(world, rng, 2)
     places = rng.permutation(CELLS**2)[:2]
-    return Scene(((items[0], int(places[0]), CELL), (items[1], int(places[1]), CELL // 2)), LARGER, names[0])
+    return Scene(tuple(sorted(((items[0], int(places[0]), CELL), (items[1], int(places[1]), CELL // 2)))), LARGER, names[0])
 
 
 def side(world: World, rng: np.random.Generator) -> Scene:
@@ -98,7 +98,7 @@ def _different(world: World, rng: np.random.Generator, number: int) -> tuple[lis
 
 
 def _scene(things: list, question: str, answer: str) -> Scene:
-    return Scene(tuple((int(item), int(cell), CELL) for item, cell in things), question, answer)
+    return Scene(tuple(sorted((int(item), int(cell), CELL) for item, cell in things)), question, answer)
 
 
 def _one_of(values: list, rng: np.random.Generator):

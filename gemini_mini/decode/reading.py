@@ -117,7 +117,7 @@ def deal(tree, model: decoder.Decoder):
         return tree
     parts = num_parts(model)
 
-    def cut(x: Array | np.ndarray) -> NamedSharding:
+    def cut(x: Array | np.ndarray | np.generic) -> NamedSharding:
         is_even = x.ndim and x.shape[0] % parts == 0
         return NamedSharding(mesh, PartitionSpec(parallel.AXIS_OF["B"]) if is_even else PartitionSpec())
 

@@ -32,7 +32,7 @@ SUITE = task.Suite("speech understood", (
               also=(("character error rate", scores.character_error_rate),)),
     task.Task("heard", "speech → text, by language", scores.word_errors, baselines.random_words, baselines.best_constant,
               "the best constant answer", kind="listen", is_error=True, unit="word error rate", share=0.5, languages="apart",
-              splits=("seen", "valid", "test_speaker_language"), also=(("character error rate", scores.character_error_rate),)),
+              splits=("seen", "valid", "valid_speaker_language", "test_speaker_language"), also=(("character error rate", scores.character_error_rate),)),
     task.Task("speech_translate", "speech in another language → English text", scores.sentence_chrf, baselines.random_chrf,
               baselines.random_answer, "a random training answer", unit="mean chrF", share=0.5,
               also=(("BLEU", scores.bleu), ("word error rate", scores.word_error_rate))),

@@ -7,7 +7,7 @@ Facts: 16 equally spaced frames of a video in the context, captions and question
 
 from gemini_mini.evals import baselines, judges, task
 
-SPLITS = ("seen", "valid", "test_motion")
+SPLITS = ("seen", "valid", "valid_motion", "test_motion")
 
 SUITE = task.Suite("video understood", (
     task.Task("motion", "video → caption: the motion", judges.is_same_motion, baselines.one_in_motions,
