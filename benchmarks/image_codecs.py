@@ -1,6 +1,6 @@
 """What the image tokenizer keeps of held-out pictures, and what JPEG, WebP and AVIF need for as much.
 
-    python -m benchmarks.image_codecs runs/laptop-image-16384/image.safetensors data/laptop/world
+    python -m benchmarks.image_codecs runs/laptop-image/image.safetensors data/laptop/world
 
 For each picture every codec is given the lowest quality at which its PSNR is at least ours. Headers
 are left out: the bytes of an all-white picture's file, same size and settings, are subtracted. JPEG

@@ -1,6 +1,6 @@
 """The image tokenizer at sizes it was and was not trained on, and its speed.
 
-    python -m benchmarks.image_sizes runs/laptop-image-16384/image.safetensors data/laptop/world --split valid
+    python -m benchmarks.image_sizes runs/laptop-image/image.safetensors data/laptop/world --split valid
 
 Every picture of the split is drawn anew at each size; 64 × 32 is two pictures one above the other. Speed is of 1,024 pictures of 32 × 32 in batches, compiled before.
 """
