@@ -48,6 +48,7 @@ own: .venv/installed
 
 # Most of the time of the fast tests is compiling: without XLA's optimizations it is less than half (tests/conftest.py). The slow ones have them.
 test: .venv/installed
+	$(BIN)/ruff check -q .
 	XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: .venv/installed

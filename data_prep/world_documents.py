@@ -19,7 +19,6 @@ import numpy as np
 
 from data_prep import phrases, pictures, questions, splits
 from data_prep.emoji_world import World
-from gemini_mini import stream
 from gemini_mini.stream import Document, Text
 
 PLAIN_SHARE = 0.15           # documents that are a caption beside its picture, without roles

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from data_prep import analogies, documents, drawn, films, messages, phrases, scenes, speech, spoken
+from data_prep import documents, drawn, films, messages, phrases, scenes, speech, spoken
 from gemini_mini import errors, stream
 from gemini_mini.evals import classifier, pictures, scores
 from gemini_mini.evals import task as task_lib
