@@ -60,8 +60,7 @@ def train(kind: str, length: int, documents: int):
 
     def loss_of(module, batch, key):
         hidden = module(batch.tokens, batch.positions, batch.segments)
-        found = loss.of_targets(decoder.logits, module.embed[...], hidden, batch.targets)
-        return loss.next_token(*found, batch.targets, batch.has_target, jnp.ones_like(batch.has_target), VOCAB)
+        return loss.next_token(module.embed[...], hidden, batch.targets, batch.has_target, jnp.ones_like(batch.has_target), VOCAB)
 
     optimizer = optim.make(optim.OptimConfig(kind="muon"), nn.axes(module), 100)
     return step_lib.make(module, loss_of, optimizer, 0), (step_lib.init(module, optimizer), packing.batch_of(ids))

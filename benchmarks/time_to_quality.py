@@ -24,7 +24,6 @@ from flax import nnx
 
 from gemini_mini import config as config_lib, errors, memory, nn
 from gemini_mini.data import packing, rows
-from gemini_mini.model import decoder
 from gemini_mini.tasks import pretrain
 from gemini_mini.train import loss, optim, step as step_lib
 
@@ -49,7 +48,7 @@ def ours(task: pretrain.Pretrain, config: optim.OptimConfig, steps: int, train: 
     def nats_of(weights, batch):
         model = nn.with_weights(module, weights)
         hidden = model(batch.tokens, batch.positions, batch.segments)
-        nats, _ = loss.of_targets(decoder.logits, model.embed[...], hidden, batch.targets)
+        _, nats = loss.total(model.embed[...], hidden, batch.targets, batch.has_target)
         return jnp.sum(nats * batch.has_target) / jnp.sum(batch.has_target)
 
     points, spent = [], np.zeros(2)

@@ -67,8 +67,8 @@ def _matmul(x: Float[Array, "M D"], w: Float[Array, "D F"], dtype: jnp.dtype | N
     return jnp.matmul(x, w, preferred_element_type=dtype)
 
 
-def _matmul_backward(dtype: jnp.dtype | None, kept: tuple[Array, Array], grad: Float[Array, "M F"]) -> tuple[Array, Array]:
-    x, w = kept
+def product_slopes(x: Float[Array, "M D"], w: Float[Array, "D F"], grad: Float[Array, "M F"]) -> tuple[Array, Array]:
+    """The gradients of x and w, given that of `x @ w`."""
     grad = grad.astype(x.dtype)
     if x.dtype == jnp.bfloat16:  # only a product over two axes reaches the matrix units of a CPU here
         cut_x, cut_grad = (a.reshape(math.gcd(len(a), SLICES), -1, a.shape[-1]) for a in (x, grad))
@@ -79,7 +79,7 @@ def _matmul_backward(dtype: jnp.dtype | None, kept: tuple[Array, Array], grad: F
     return grad @ w.T, w_grad if is_wide else w_grad.T
 
 
-_matmul.defvjp(lambda x, w, dtype: (_matmul(x, w, dtype), (x, w)), _matmul_backward)
+_matmul.defvjp(lambda x, w, dtype: (_matmul(x, w, dtype), (x, w)), lambda dtype, kept, grad: product_slopes(*kept, grad))
 
 
 def einsum(spec: str, x: Float[Array, "..."], w: nnx.Param) -> Float[Array, "..."]:

@@ -135,23 +135,31 @@ def test_logits_and_loss_are_float32_in_bfloat16_models():
     assert hidden.dtype == jnp.bfloat16 and module.logits(hidden).dtype == jnp.float32
 
 
-def test_loss_against_numpy():
+@pytest.mark.parametrize("chunk", [5, 1024])
+def test_loss_and_its_gradient_against_numpy(monkeypatch, chunk):
+    monkeypatch.setattr(loss, "CHUNK", chunk)
     vocab = vocabulary.Vocab(100, 60, 40, "t")
     rng = np.random.default_rng(0)
-    logits = rng.normal(size=(2, 6, vocab.size)).astype(np.float32)
+    embed, hidden = rng.normal(size=(vocab.size, 8)).astype(np.float32), rng.normal(size=(2, 6, 8)).astype(np.float32)
     targets = rng.integers(0, vocab.end, (2, 6)).astype(np.int32)
     weights = rng.integers(0, 2, (2, 6)).astype(np.float32)
     scale = rng.uniform(0.1, 3.0, (2, 6)).astype(np.float32)
-    found = loss.of_targets(lambda embed, hidden: hidden, jnp.zeros((1, vocab.size)), jnp.array(logits), jnp.array(targets))
-    got, metrics = loss.next_token(*found, *map(jnp.array, (targets, weights, scale)), vocab)
-    log_z = np.log(np.exp(logits.astype(np.float64)).sum(-1))
+    given = [jnp.array(x) for x in (targets, weights, scale)]
+    of = jax.value_and_grad(lambda embed, hidden: loss.next_token(embed, hidden, *given, vocab), (0, 1), has_aux=True)
+    (got, metrics), gradients = of(jnp.array(embed), jnp.array(hidden))
+    logits = hidden.astype(np.float64) @ embed.T
+    log_z = np.log(np.exp(logits).sum(-1))
     nats = log_z - np.take_along_axis(logits, targets[..., None], -1)[..., 0]
     modality = np.digitize(targets, [vocab.text_start, vocab.image_start, vocab.audio_start])
-    w = weights * scale
-    np.testing.assert_allclose(got, (w * (nats + loss.Z_LOSS * log_z**2)).sum() / w.sum(), rtol=1e-5)
+    w = weights * scale / (weights * scale).sum()
+    np.testing.assert_allclose(got, (w * (nats + loss.Z_LOSS * log_z**2)).sum(), rtol=1e-5)
     for i, name in enumerate(vocabulary.MODALITIES):
         here = weights * (modality == i)
         np.testing.assert_allclose(metrics[f"loss/{name}"], (here * nats).sum() / max(here.sum(), 1), rtol=1e-5)
+    of_logits = w[..., None] * ((1 + 2 * loss.Z_LOSS * log_z)[..., None] * np.exp(logits - log_z[..., None]) - np.eye(vocab.size)[targets])
+    np.testing.assert_allclose(gradients[0], np.einsum("btv,btd->vd", of_logits, hidden), atol=1e-6)
+    np.testing.assert_allclose(gradients[1], of_logits @ embed, atol=1e-6)
+    assert loss.next_token(jnp.array(embed), jnp.array(hidden), *given, vocab)[0] == pytest.approx(float(got), rel=1e-6)
 
 
 @pytest.mark.parametrize("changes", [{"aspect": 33}, {"kv_heads": 3}])

@@ -42,8 +42,8 @@ def batch(step: int) -> packing.Batch:
 
 def loss_fn(module, batch, key):
     hidden = module(batch.tokens, batch.positions, batch.segments)
-    nats, log_z = loss.of_targets(decoder.logits, parallel.gathered(module.embed[...], "V D"), hidden, batch.targets)
-    return loss.next_token(nats, log_z, batch.targets, batch.has_target, batch.has_target, VOCAB)
+    embed = parallel.gathered(module.embed[...], "V D")
+    return loss.next_token(embed, hidden, batch.targets, batch.has_target, batch.has_target, VOCAB)
 
 
 def keep() -> optax.GradientTransformation:
@@ -153,7 +153,7 @@ def test_logits_of_long_rows_are_made_a_stretch_at_a_time_with_the_same_gradient
     embed, hidden = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((VOCAB.size, 16), (2, 24, 16)))
     targets = jnp.asarray(rng.integers(0, VOCAB.end, (2, 24)))
     def total(embed, hidden):
-        nats, log_z = loss.of_targets(decoder.logits, embed, hidden, targets)
+        nats, log_z = loss.over_mesh(embed, hidden, targets)
         return (nats * log_z).sum()
     whole = jax.grad(total, (0, 1))(embed, hidden)
     monkeypatch.setattr(loss, "STRETCH", 8)

@@ -85,8 +85,8 @@ class Pretrain:
         if key is not None and self.hide_prompts:
             tokens = self._hide_prompts(tokens, batch, jax.random.fold_in(key, 1))
         hidden = module(tokens, batch.positions, batch.segments)
-        nats, log_z = loss.of_targets(decoder.logits, parallel.gathered(module.embed[...], "V D"), hidden, batch.targets)
-        return loss.next_token(nats, log_z, batch.targets, batch.has_target, self._scale(batch), vocab)
+        embed = parallel.gathered(module.embed[...], "V D")
+        return loss.next_token(embed, hidden, batch.targets, batch.has_target, self._scale(batch), vocab)
 
     def _scale(self, batch: packing.Batch) -> Float[Array, "B T"]:
         """How much each target counts, by who speaks where it is predicted.

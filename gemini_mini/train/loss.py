@@ -1,31 +1,90 @@
 """Next-token cross-entropy over the stream, counted per modality."""
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from gemini_mini import parallel, vocab as vocabulary
+from gemini_mini import nn, parallel, vocab as vocabulary
 from gemini_mini.vocab import Vocab
 
 Z_LOSS = 1e-4  # pulls log Z to 0: logits cannot drift together (PaLM, arXiv 2204.02311, section 5)
+CHUNK = 1024    # positions whose logits stand at once: they stay near the processor
+STRETCH = 2048  # the same for a device of a mesh, when rows are longer than this
 
 
-STRETCH = 2048  # longest stretch of positions on a device whose logits stand at once, when rows are longer than this
+def total(
+    embed: Float[Array, "V D"], hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], weights: Float[Array, "B T"]
+) -> tuple[Float[Array, ""], Float[Array, "B T"]]:
+    """The sum of weights * (nats + Z_LOSS * log_z^2), and the nats of each target, which carry no gradient.
+
+    All logits of a batch never stand at once. They are the largest arrays of a step, so on one device the gradient is
+    made where they are, in the forward pass, and they are not made or read again; `weights` must not depend on a weight.
+    """
+    if parallel.current() is None:
+        return _on_one_device(embed, hidden, targets, weights)
+    nats, log_z = over_mesh(embed, hidden, targets)
+    return jnp.sum(weights * (nats + Z_LOSS * log_z**2)), jax.lax.stop_gradient(nats)
 
 
-def of_targets(
-    logits: Callable, embed: Float[Array, "V D"], hidden: Float[Array, "B T D"], targets: Int[Array, "B T"]
+@jax.custom_vjp
+def _on_one_device(embed, hidden, targets, weights):
+    return _by_chunks(embed, hidden, targets, weights, False)[0]
+
+
+def _by_chunks(embed, hidden, targets, weights, with_gradient: bool):
+    """((sum, nats), (gradient of embed, of hidden)); without it, None."""
+    table = embed.T.astype(hidden.dtype)
+    chunks = -(-targets.size // CHUNK)
+    size = -(-targets.size // chunks)
+
+    def cut(x: Array, axes: int) -> Array:
+        flat = x.reshape(-1, *x.shape[axes:])
+        return jnp.pad(flat, [(0, chunks * size - len(flat))] + [(0, 0)] * (flat.ndim - 1)).reshape(chunks, size, *flat.shape[1:])
+
+    def chunk(so_far, given):
+        hidden, targets, weights = given
+        scores = jnp.matmul(hidden, table, preferred_element_type=jnp.float32)
+        top = jnp.max(scores, axis=-1, keepdims=True)
+        shares = jnp.exp(scores - top)
+        z = jnp.sum(shares, axis=-1, keepdims=True)
+        log_z = (top + jnp.log(z))[:, 0]
+        nats = log_z - jnp.take_along_axis(scores, targets[:, None], axis=-1)[:, 0]
+        value = so_far[0] + jnp.sum(weights * (nats + Z_LOSS * log_z**2))
+        if not with_gradient:
+            return (value, so_far[1]), (nats, None)
+        slope = shares * ((weights * (1 + 2 * Z_LOSS * log_z))[:, None] / z)
+        slope -= jnp.where(jnp.arange(scores.shape[1]) == targets[:, None], weights[:, None], 0)
+        hidden_slope, table_slope = nn.product_slopes(hidden, table, slope)
+        return (value, so_far[1] + table_slope), (nats, hidden_slope)
+
+    start = (jnp.zeros(()), jnp.zeros(table.shape) if with_gradient else None)
+    (value, table_slope), (nats, hidden_slope) = jax.lax.scan(chunk, start, (cut(hidden, 2), cut(targets, 2), cut(weights, 2)))
+    found = value, nats.reshape(-1)[: targets.size].reshape(targets.shape)
+    if not with_gradient:
+        return found, None
+    return found, (table_slope.T, hidden_slope.reshape(-1, hidden.shape[-1])[: targets.size].reshape(hidden.shape))
+
+
+def _backward(slopes, grad):
+    return slopes[0] * grad[0], (slopes[1] * grad[0]).astype(slopes[1].dtype), None, None
+
+
+_on_one_device.defvjp(lambda *args: _by_chunks(*args, True), _backward)
+
+
+def over_mesh(
+    embed: Float[Array, "V D"], hidden: Float[Array, "B T D"], targets: Int[Array, "B T"]
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """Nats of each target and log Z at each position, where `logits(embed, hidden)` are float32.
+    """Nats of each target and log Z at each position, with the vocabulary cut over devices.
 
     The logits of long rows never stand whole: they are made a stretch at a time, and again in the backward pass.
     """
     def stretch(embed, hidden, targets):
-        scores = parallel.over_vocabulary(logits(embed, hidden))
+        logits = nn.product(hidden, embed.T.astype(hidden.dtype), jnp.dtype(jnp.float32))
+        scores = parallel.over_vocabulary(logits)
         log_z = jax.nn.logsumexp(scores, axis=-1)
         return log_z - jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0], log_z
 
@@ -45,15 +104,15 @@ def of_targets(
 
 
 def next_token(
-    nats: Float[Array, "B T"], log_z: Float[Array, "B T"], targets: Int[Array, "B T"], has_target: Float[Array, "B T"],
+    embed: Float[Array, "V D"], hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], has_target: Float[Array, "B T"],
     scale: Float[Array, "B T"], vocab: Vocab,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Mean loss weighed by `scale`, and the plain mean of each modality's targets in nats."""
     modality = vocab.modality_of(targets)
     weights = has_target * scale
-    total = jnp.sum(weights * (nats + Z_LOSS * log_z**2)) / jnp.maximum(jnp.sum(weights), 1e-6)
+    value, nats = total(embed, hidden, targets, weights / jnp.maximum(jnp.sum(weights), 1e-6))
     metrics = {}
     for i, name in enumerate(vocabulary.MODALITIES):
         here = has_target * (modality == i)
         metrics[f"loss/{name}"] = jnp.sum(here * nats) / jnp.maximum(jnp.sum(here), 1.0)
-    return total, metrics
+    return value, metrics
