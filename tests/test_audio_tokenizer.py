@@ -444,10 +444,20 @@ def task(world):
 def test_world_is_read(task):
     speech = task.speech
     assert speech.letters == "abce"  # lower case, of the training clips only: é is said once, in valid
-    assert [clip.text for clip in speech.clips[:4]] == ["ab", "ba", "cab", "bee"]
+    assert speech.spell("CAB") == [3, 1, 2] and speech.spell("cabó") == speech.spell("") == []
+    assert [clip.text for clip in speech.clips[:4]] == ["Ab", "ba", "cab", "bee"]
     assert [len(clip.samples) for clip in speech.clips] == [6_000 + 500 * i for i in range(24)]
     with pytest.raises(errors.InputError, match="no finished world"):
         task_lib.read_world("nowhere")
+
+
+def test_rare_letters_are_not_spelt_and_syllables_come_apart(monkeypatch, world):
+    monkeypatch.setattr(task_lib, "RARE", 0.6)
+    few = task_lib.read_world(world)
+    in_clip = [set(clip.text.lower()) for clip in few.clips if clip.split == "train"]
+    assert few.letters == "".join(c for c in "abce" if np.mean([c in said for said in in_clip]) >= 0.6)
+    assert 0 < len(few.letters) < 4
+    assert task_lib.decompose("É한") == "e\u0301\u1112\u1161\u11ab"
 
 
 def test_batches_are_a_function_of_seed_and_step_and_show_each_clip_once_an_epoch(task):
@@ -466,7 +476,7 @@ def test_batches_are_a_function_of_seed_and_step_and_show_each_clip_once_an_epoc
     sample = batch(0)
     row = next(c for c in task.speech.clips if len(c.samples) == sample.num_samples[0])
     np.testing.assert_allclose(sample.samples[0, : sample.num_samples[0]], row.samples / 32768, atol=1e-7)
-    assert "".join(task.speech.letters[i - 1] for i in sample.letters[0] if i) == row.text
+    assert "".join(task.speech.letters[i - 1] for i in sample.letters[0] if i) == row.text.lower()
 
 
 def test_recorded_speech_is_read_from_a_folder(tmp_path):

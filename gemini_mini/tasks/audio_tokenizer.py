@@ -7,9 +7,11 @@ language model can read from them.
 Next: ../tokenizers/audio_losses.py.
 """
 
+import collections
 import dataclasses
 import itertools
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +29,7 @@ from gemini_mini.tokenizers import audio, audio_io, audio_losses, logmel
 EVAL_CLIPS = 256
 SHEET_CLIPS = 4
 EVAL_SPLITS = ("train", "valid", "valid_speaker_language")
+RARE = 0.002  # a letter that fewer of the training clips hold is not spelt
 
 
 class Spoken(NamedTuple):
@@ -38,10 +41,19 @@ class Spoken(NamedTuple):
 
 
 class Speech(NamedTuple):
-    """What a world says, and the letters that its training transcripts are spelt with."""
+    """What a world says, and the letters it is spelt with: those that enough training transcripts hold.
+
+    Accents, and the sounds within a syllable of Hangul, are letters of their own. A code has few values, so it cannot
+    learn thousands of characters that are rarely said: what is written in them is heard, and not spelt.
+    """
 
     clips: list[Spoken]
     letters: str
+
+    def spell(self, text: str) -> list[int]:
+        """The numbers of its letters, from 1; none where it holds any other."""
+        found = [1 + self.letters.find(letter) for letter in decompose(text)]
+        return found if all(found) else []
 
 
 class Bucket(NamedTuple):
@@ -165,10 +177,10 @@ class TrainAudioTokenizer:
         """Clips by bucket; what is longer than the last, or has no room to be spelt out, is left out."""
         kept: list[list[Spoken]] = [[] for _ in self.buckets]
         for clip in clips:
-            fits = [len(clip.samples) <= b.seconds * logmel.SAMPLE_RATE_HZ and len(clip.text) <= b.letters
-                    for b in self.buckets]
+            letters = self.speech.spell(clip.text)
+            fits = [len(clip.samples) <= b.seconds * logmel.SAMPLE_RATE_HZ and len(letters) <= b.letters for b in self.buckets]
             # CTC puts a blank between equal neighbours, and one frame holds one letter at most.
-            needed = len(clip.text) + sum(a == b for a, b in zip(clip.text, clip.text[1:]))
+            needed = len(letters) + sum(a == b for a, b in zip(letters, letters[1:]))
             if any(fits) and audio.num_frames(len(clip.samples)) >= max(1, needed):
                 kept[fits.index(True)].append(clip)
         return kept
@@ -181,8 +193,8 @@ class TrainAudioTokenizer:
         for row, clip in enumerate(clips):
             num_samples[row] = len(clip.samples)
             samples[row, : num_samples[row]] = clip.samples / np.float32(32768)
-            known = [1 + self.speech.letters.index(c) for c in clip.text if c in self.speech.letters]
-            letters[row, : len(known)] = known
+            spelt = self.speech.spell(clip.text)
+            letters[row, : len(spelt)] = spelt
         return audio_losses.AudioBatch(samples, num_samples, letters)
 
 
@@ -219,10 +231,17 @@ def read_world(folder: str | Path) -> Speech:
         items = files.read_json(folder / "pictures" / "items.json")
         said = [(items[item]["names"][lang], split)
                 for item, lang, _, split in files.read_json(folder / "speech" / "clips" / "clips.json")]
-    clips = [Spoken(wave, text.lower(), split) for wave, (text, split) in zip(waves, said, strict=True)]
+    clips = [Spoken(wave, text, split) for wave, (text, split) in zip(waves, said, strict=True)]
     if not any(clip.split == "train" for clip in clips):  # its tokenizer is there and writes nothing
         clips.append(Spoken(np.zeros(logmel.SAMPLE_RATE_HZ, np.int16), "", "train"))
-    return Speech(clips, "".join(sorted({c for clip in clips if clip.split == "train" for c in clip.text})))
+    taught = [set(decompose(clip.text)) for clip in clips if clip.split == "train"]
+    counts = collections.Counter(itertools.chain.from_iterable(taught))
+    return Speech(clips, "".join(sorted(letter for letter, count in counts.items() if count >= RARE * len(taught))))
+
+
+def decompose(text: str) -> str:
+    """Lower case, accents apart (Unicode's canonical decomposition)."""
+    return unicodedata.normalize("NFD", text.lower())
 
 
 def read_folder(folder: str | Path) -> list[Spoken]:
