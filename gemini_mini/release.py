@@ -3,7 +3,7 @@
     python -m gemini_mini.release runs/laptop --out released/laptop.safetensors
     python sample.py released/laptop.safetensors "Draw: red heart"
 
-The decoder's matrices have 8 bits (quant.py), the three tokenizers 16. What that costs is measured on the valid rows
+The decoder's matrices have 8 bits (quant.py), so has what draws the codes of pictures; the rest of the tokenizers 16. What that costs is measured on the valid rows
 the run was trained beside, before anything is written. FILE.md is the card: data and licences, figures, failures.
 Facts: a model card is released with every model (Gemini report, section 6.5).
 """
@@ -96,7 +96,7 @@ def card(
         "## Data", "", LICENCES, "",
         "Part of all rows: " + ", ".join(f"{name} {share:.0%}" for name, share in shares) + ".", "",
         "## What 8 bits cost", "",
-        f"Matrices of the decoder have 8 bits, one scale for each channel; tokenizers 16. Loss on valid in nats per id, mean of "
+        f"Matrices of the decoder, and of what draws its pictures, have 8 bits, one scale for each channel; tokenizers 16. Loss on valid in nats per id, mean of "
         f"{len(losses)} sources: {before:.4f} in 32 bits, {after:.4f} in 8.", "",
         "## Figures of the 32-bit model", "",
         _protocol(detail, "dev half of every test split: looked at while working"), "", *_table(detail["tasks"]), "",

@@ -75,12 +75,16 @@ def save_released(run: Run, path: Path, card: str) -> None:
     """Write a run as one file: the decoder in 8 bits, the tokenizers in 16, their settings, and its card.
 
     The tokenizers keep 16 bits because ids are what they say: where one rounds to another code, it is another word.
+    What only draws the codes of pictures has 8.
     """
     tokenizers = run.tokenizers
     arrays = _named("decoder", quant.pack(_arrays(run.model), nn.axes(run.model)))
     arrays |= {"text": np.frombuffer(tokenizers.text.model_proto, np.uint8)}
     for name, module in (("image", tokenizers.image), ("audio", tokenizers.audio)):
-        arrays |= _named(name, {key: w.astype(np.float16) for key, w in _arrays(module).items()})
+        weights, axes = _arrays(module), nn.axes(module)
+        draws = {key for key in weights if name == "image" and key.startswith(image.DRAWS)}
+        arrays |= _named(name, {key: w.astype(np.float16) for key, w in weights.items() if key not in draws})
+        arrays |= _named(name, quant.pack({key: weights[key] for key in draws}, axes))
     meta = {"settings": run.settings, "digest": tokenizers.vocab.tokenizers, "vocabulary": tokenizers.vocab.fingerprint,
             "image": config.to_json(tokenizers.image.config), "audio": config.to_json(tokenizers.audio.config), "card": card}
     files.save_arrays(path, arrays, {name: json.dumps(value, ensure_ascii=False) for name, value in meta.items()})
@@ -91,7 +95,7 @@ def _load_released(path: Path, mesh: Mesh | None) -> Run:
     if not {"settings", "digest", "vocabulary", "image", "audio"} <= set(meta):
         raise errors.InputError(f"{path}: is no released model; give a file of python -m gemini_mini.release, or a run folder")
     settings, digest, vocabulary_read = (json.loads(meta[name]) for name in ("settings", "digest", "vocabulary"))
-    images, sounds = ({key: w.astype(np.float32) for key, w in _under(name, arrays).items()} for name in ("image", "audio"))
+    images, sounds = ({key: w.astype(np.float32) for key, w in quant.unpack(_under(name, arrays)).items()} for name in ("image", "audio"))
     tokenizers = bundle.of(
         text.TextTokenizer(arrays["text"].tobytes()), image.of_arrays(images, {"config": meta["image"]}, path),
         audio.of_arrays(sounds, {"config": meta["audio"]}, path), digest)

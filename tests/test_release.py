@@ -52,6 +52,16 @@ def test_a_released_file_answers_as_its_rounded_weights_do(model, released):
     assert loaded.tokenizers.image.config == model.run.tokenizers.image.config
 
 
+def test_what_draws_pictures_has_8_bits_and_what_chooses_codes_16(model, released):
+    arrays, _ = files.load_arrays(released)
+    in_8_bits = {name for name, array in arrays.items() if array.dtype == np.int8 and not name.startswith("decoder/")}
+    assert {name.split("/")[1].split(".")[0] for name in in_8_bits} == {"from_code", "decoder", "to_pixels"}
+    assert all(name.startswith("image/") for name in in_8_bits)
+    codes = np.random.default_rng(0).integers(0, model.run.tokenizers.image.config.num_codes, (4, 8, 8))
+    drawn, small = (np.asarray(r.tokenizers.image.decode(codes)) for r in (model.run, run.load(released)))
+    assert 0 < np.abs(drawn - small).max() < 0.1 and drawn.std() > 0.05
+
+
 def test_a_released_file_is_a_quarter_of_the_run_and_holds_no_code(released, run_folder):
     decoder_bytes = (run_folder / "model.safetensors").stat().st_size
     arrays, meta = files.load_arrays(released)

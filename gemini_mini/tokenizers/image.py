@@ -38,6 +38,7 @@ from gemini_mini.tokenizers import quantisers
 
 NEIGHBOURS = tuple((y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1))
 ENCODE_BATCH = 256
+DRAWS = ("from_code", "decoder", "to_pixels")  # how the names of weights begin that no code depends on
 
 
 @dataclasses.dataclass(frozen=True)
