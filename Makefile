@@ -14,17 +14,19 @@ demo: SIZE = demo
 demo: PIECES = 2048
 demo: ROW = 448
 demo: IMAGE = configs/image_tokenizer.py
+demo: AUDIO = configs/audio_tokenizer.py
 laptop: SIZE = laptop
 laptop: PIECES = 4096
 laptop: ROW = 512
 laptop: IMAGE = configs/image_tokenizer_laptop.py
+laptop: AUDIO = configs/audio_tokenizer.py run.steps=3000 run.max_minutes=10
 demo laptop: .venv/installed
 	$(BIN)/python -m data_prep.emoji_world --size $(SIZE) --out data/$(SIZE)/world
 	$(BIN)/python -m data_prep.train_text_tokenizer data/$(SIZE)/world --config configs/$(SIZE).py \
 		--pieces $(PIECES) --out data/$(SIZE)/text
 	$(if $(filter laptop,$(SIZE)),$(BIN)/python -m data_prep.large_pictures data/$(SIZE)/world --out data/$(SIZE)/large)
 	$(BIN)/python train.py $(IMAGE) task.world=data/$(SIZE)/world run.folder=runs/$(SIZE)-image run.budget=$(BUDGET)
-	$(BIN)/python train.py configs/audio_tokenizer.py task.world=data/$(SIZE)/world run.folder=runs/$(SIZE)-audio run.budget=$(BUDGET)
+	$(BIN)/python train.py $(AUDIO) task.world=data/$(SIZE)/world run.folder=runs/$(SIZE)-audio run.budget=$(BUDGET)
 	$(BIN)/python -m data_prep.pack data/$(SIZE)/world --config configs/$(SIZE).py --row-tokens $(ROW) --text data/$(SIZE)/text/text.model \
 		--image runs/$(SIZE)-image/image.safetensors --audio runs/$(SIZE)-audio/audio.safetensors --out data/$(SIZE)/rows
 	$(BIN)/python train.py configs/$(SIZE).py run.budget=$(BUDGET)

@@ -14,12 +14,13 @@ from gemini_mini.tasks import pretrain
 from gemini_mini.train import loop, optim
 
 TEXT = {"prose": 0.02, "code": 0.02, "names": 0.01, "captions": 0.01, "translate": 0.03}
-PAIRS = {"draw": 0.42, "name": 0.22, "listen": 0.12, "speech_draw": 0.01, "digits": 0.02, "interleaved": 0.02}
+PAIRS = {"draw": 0.41, "name": 0.18, "listen": 0.16, "motion": 0.05, "one_shot": 0.04, "retrieval": 0.05,
+         "speech_draw": 0.01, "digits": 0.015, "interleaved": 0.015}
 STAGES = (
-    mixture.Stage("foundations", 0.15, {"draw": 0.42, "name": 0.2, "listen": 0.14, "motion": 0.08, "digits": 0.02,
-                                        "prose": 0.05, "code": 0.05, "names": 0.04}),
-    mixture.Stage("paired", 0.7, TEXT | PAIRS | {"motion": 0.07, "one_shot": 0.05}),
-    mixture.Stage("annealing", 1.0, PAIRS | {"motion": 0.07, "one_shot": 0.07, "translate": 0.02, "prose": 0.01, "code": 0.01}),
+    mixture.Stage("foundations", 0.12, {"draw": 0.42, "name": 0.16, "listen": 0.18, "motion": 0.05, "retrieval": 0.06, "digits": 0.02,
+                                        "prose": 0.04, "code": 0.04, "names": 0.03}),
+    mixture.Stage("paired", 0.7, TEXT | PAIRS),
+    mixture.Stage("annealing", 1.0, PAIRS | {"draw": 0.43, "name": 0.2, "translate": 0.02, "prose": 0.01, "code": 0.01}),
 )
 
 
@@ -29,7 +30,7 @@ def config() -> config_lib.Experiment:
             rows="data/laptop/rows", text_tokenizer="data/laptop/text/text.model",
             image_tokenizer="runs/laptop-image/image.safetensors", audio_tokenizer="runs/laptop-audio/audio.safetensors",
             stages=STAGES, model=decoder.DecoderConfig(depth=4, aspect=64), batch_rows=12,
-            hide_images=1.0, user_weight=0.1, answer_text_weight=4.0,
+            hide_images=1.0, hide_prompts=0.1, user_weight=0.1, answer_text_weight=4.0,
         ),
         optim=optim.OptimConfig(kind="muon", lr=4e-3, muon_lr=2e-2, decay=0.4),
         run=loop.RunConfig(folder="runs/laptop", steps=6000, max_minutes=105.0, eval_every=1000, save_every=100),
