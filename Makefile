@@ -1,6 +1,8 @@
 # make demo   everything, from nothing to runs/demo/report.html (about 17 minutes on 2 cores)
 # make laptop  the same on the whole world, about two and a half hours
+# make sample  asks the model that is released here: no training
 # make own DATA=folder   the same on your own data (README, "Your own data")
+# make release  trains that model again and writes its file and card
 # make test   the fast tests;  make test-slow  the others
 # BUDGET=0.1  a tenth of the training: shows that all works, not how well
 
@@ -8,7 +10,7 @@ PYTHON ?= python3
 BUDGET ?= 1
 BIN := .venv/bin
 
-.PHONY: demo laptop own test test-slow clean
+.PHONY: demo laptop sample release own test test-slow clean
 
 demo: SIZE = demo
 demo: PIECES = 2048
@@ -34,6 +36,12 @@ demo laptop: .venv/installed
 	$(BIN)/python -m gemini_mini.report runs/$(SIZE)
 	$(BIN)/python -m gemini_mini.tokenizers report runs/$(SIZE)
 	@echo "done: open runs/$(SIZE)/report.html and runs/$(SIZE)/tokenizers.html"
+
+sample: .venv/installed
+	$(BIN)/python sample.py released/laptop.safetensors "Draw: red heart"
+
+release: laptop
+	$(BIN)/python -m gemini_mini.release runs/laptop --out released/laptop.safetensors
 
 # Where there are no pictures or no recordings, their tokenizer takes one step: it is there and writes nothing.
 own: .venv/installed

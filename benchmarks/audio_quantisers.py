@@ -135,6 +135,9 @@ class TrainProbe:
         """Keep the figures alone: the probe has no other use."""
         files.write_json(folder / "figures.json", self.evals(module))
 
+    def reads(self, done: float) -> dict[str, float]:
+        return {}
+
     def batch_tokens(self) -> int:
         return self.source.batch_tokens()
 

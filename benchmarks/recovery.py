@@ -43,6 +43,9 @@ class RandomRows:
     def batch_flops(self) -> int:
         return self.batch_tokens() * MODEL.flops_per_token(IDS)
 
+    def reads(self, done: float) -> dict[str, float]:
+        return {}
+
     def inputs(self) -> dict:
         return {}
 

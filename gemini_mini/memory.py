@@ -2,14 +2,15 @@
 
 glibc gives large blocks back at once, and each step of training fetches them again, page by page:
 160,000 page faults a step of the demo, a tenth to a fifth of its time. Told to keep them, and to use huge
-pages, the heap is warm after the first step. glibc reads these settings only when a process starts.
+pages, the heap is warm after the first step. One heap for all threads, or those of others are given back when they
+are empty, whatever the settings. glibc reads these only when a process starts.
 """
 
 import os
 import platform
 import sys
 
-TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
+TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000:glibc.malloc.arena_max=1"
 
 
 def keep() -> None:

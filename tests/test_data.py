@@ -100,6 +100,16 @@ def test_mixture_counts_are_exact_in_every_block_and_close_in_every_window():
         start = end
 
 
+def test_what_is_logged_of_the_mixture_is_what_is_read():
+    stages = (mixture.Stage("one", 0.25, {"a": 3.0, "b": 1.0}), mixture.Stage("two", 1.0, {"b": 2.0, "c": 2.0}))
+    total = 8 * mixture.BLOCK
+    rows = mixture.Mixture(stages, {"a": 9, "b": 9, "c": 9}, total, seed=0)
+    for start in range(0, total, 2 * mixture.BLOCK):
+        read = [rows.row(n)[0] for n in range(start, start + 2 * mixture.BLOCK)]
+        assert mixture.at(stages, start / total) == {name: read.count(name) / len(read) for name in "abc"}
+    assert mixture.at(stages, 1.0) == mixture.at(stages, 0.5), "past the end, the last"
+
+
 def test_mixture_visits_every_row_once_a_pass_in_a_new_order():
     mix = mixture.Mixture(STAGES, SIZES, 2560, seed=1)
     visits = collections.defaultdict(list)

@@ -37,6 +37,9 @@ class FitLine:
     data: str = "one"
     poison: tuple[tuple[int, float], ...] = ()
 
+    def reads(self, done):
+        return {"mixture/a": done}
+
     def batch_tokens(self):
         return 16
 

@@ -68,7 +68,7 @@ def test_training_learns_its_rows_and_the_run_loads(trained):
     records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     losses = [r["loss"] for r in records if "loss" in r]
     assert losses[-1] < 0.5 * losses[0]
-    assert {"loss/text", "loss/image", "loss/audio", "tokens_per_s", "mfu"} <= set(records[0])
+    assert {"loss/text", "loss/image", "loss/audio", "tokens_per_s", "mfu"} <= set(records[0]) and records[0]["mixture/draw"] == 1
     loaded = run.load(trained)
     assert loaded.model.config.vocab_size == loaded.tokenizers.vocab.size
     ids = jnp.ones((1, 4), jnp.int32)

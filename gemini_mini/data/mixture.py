@@ -40,6 +40,12 @@ def shares(stages: tuple[Stage, ...]) -> dict[str, float]:
     return found
 
 
+def at(stages: tuple[Stage, ...], done: float) -> dict[str, float]:
+    """The part of its rows that each source of the run is given after this part of the budget."""
+    stage = next((stage for stage in stages if done < stage.until), stages[-1])
+    return {name: stage.weights.get(name, 0.0) / sum(stage.weights.values()) for name in shares(stages)}
+
+
 class Mixture:
     """Row n of a run of `total_rows` rows, for sources of the given sizes.
 

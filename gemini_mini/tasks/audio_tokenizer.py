@@ -163,6 +163,9 @@ class TrainAudioTokenizer:
         shapes = jax.eval_shape(lambda: self.init(nnx.Rngs(0)))
         return 6 * self.batch_tokens() * sum(weight.size for weight in jax.tree.leaves(shapes))
 
+    def reads(self, done: float) -> dict[str, float]:
+        return {}
+
     def all_batches(self, splits: Sequence[str], most: int = sys.maxsize) -> Iterator[audio_losses.AudioBatch]:
         """The first `most` clips of some splits, as `pad_all`."""
         yield from self.pad_all(clip for split in splits for clip in [c for c in self.speech.clips if c.split == split][:most])

@@ -134,6 +134,9 @@ class TrainImageTokenizer:
         shapes = nn.weights(jax.eval_shape(lambda: self.init(nnx.Rngs(0))))
         return 6 * self.batch_tokens() * sum(weight.size for weight in shapes.values())
 
+    def reads(self, done: float) -> dict[str, float]:
+        return {}
+
     def _counts(self, module: image.ImageTokenizer) -> np.ndarray:
         """How often each code occurs on everything that is trained on."""
         sets = [pixels for pixels in self.data[:1] + self.data[2:] if pixels is not None and len(pixels)]

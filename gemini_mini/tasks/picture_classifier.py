@@ -77,6 +77,9 @@ class TrainPictureClassifier:
         """Write classifier.safetensors."""
         classifier.save(module, folder / "classifier.safetensors")
 
+    def reads(self, done: float) -> dict[str, float]:
+        return {}
+
     def batch_tokens(self) -> int:
         """Pictures in a batch."""
         return self.batch_pictures

@@ -136,14 +136,16 @@ class Pretrain:
         for source, stored in valid.sources.items():
             # Whole batches of one shape, the last filled with padding, so that one program serves all.
             totals: dict[str, list[np.ndarray]] = {}
+            sizes: list[int] = []
             for start in range(0, min(len(stored), 4 * self.batch_rows), self.batch_rows):
                 tokens = np.zeros((self.batch_rows, stored.shape[1]), np.int32)
                 part = stored[start : start + self.batch_rows]
                 tokens[: len(part)] = part
+                sizes.append(len(part))
                 total, metrics = measure(weights, packing.batch_of(tokens))
                 for name, value in {"loss": total, **metrics}.items():
                     totals.setdefault(name, []).append(value)
-            figures |= {f"valid/{source}/{name}": float(jnp.mean(jnp.stack(v))) for name, v in totals.items()}
+            figures |= {f"valid/{source}/{name}": float(np.average(v, weights=sizes)) for name, v in totals.items()}
         if asked := drawn.questions(self.train_rows) + drawn.questions(valid):  # together: one program draws them
             figures["wanted_and_drawn"] = drawn.sheet(module, self.tokenizers, asked)
         return figures
@@ -155,6 +157,9 @@ class Pretrain:
             files.write_bytes(folder / "tokenizers" / name, Path(path).read_bytes())
         arrays = {name: np.asarray(w) for name, w in nn.weights(module).items()}
         files.save_arrays(folder / "model.safetensors", arrays, {"vocabulary": self.vocab.fingerprint})
+
+    def reads(self, done: float) -> dict[str, float]:
+        return {f"mixture/{name}": weight for name, weight in mixture.at(self.stages, done).items()}
 
     def batch_tokens(self) -> int:
         return self.batch_rows * self.train_rows.row_tokens

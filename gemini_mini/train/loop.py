@@ -48,6 +48,9 @@ class Task(Protocol):
     def export(self, module: nnx.Module, folder: Path) -> None:
         """Write what later stages and the sampler read."""
 
+    def reads(self, done: float) -> dict[str, float]:
+        """What it reads after this part of the run, for the log: nothing where that never changes."""
+
     def batch_tokens(self) -> int: ...
 
     def batch_flops(self) -> int: ...
@@ -153,7 +156,7 @@ def _train(task: Task, config: RunConfig, started: dict, built: setup.Built, rol
             done = n + 1
             if done == config.flip[0]:
                 state = faults.flip(state, *config.flip[1:])
-            record.dispatched(done, trace.Step(batch, metrics, state), task.batch_tokens(), task.batch_flops())
+            record.dispatched(done, trace.Step(batch, metrics, state), task.reads(n / steps), task.batch_tokens(), task.batch_flops())
             stop = notice.at(n)
             is_eval = config.eval_every and done % config.eval_every == 0 and done < steps
             is_save = done % config.save_every == 0 or done == steps or stop or (is_eval and config.keep_best)

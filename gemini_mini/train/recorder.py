@@ -19,18 +19,18 @@ class Recorder:
         self.late: tuple | None = None
         self.logged = start + 1, self.meter.productive_s  # the first step compiles: it has no speed
 
-    def dispatched(self, done: int, step: trace.Step, batch_tokens: int, batch_flops: int) -> None:
+    def dispatched(self, done: int, step: trace.Step, reads: dict[str, float], batch_tokens: int, batch_flops: int) -> None:
         """Step `done` runs by now: write down the one before it. Raises: Diverged."""
         self.tracer = self.tracer or trace.Writer(self.notes, self.start, step.names())
         self.settle()
-        self.late = done, step.metrics, step.sums(), batch_tokens, batch_flops
+        self.late = done, step.metrics, step.sums(), reads, batch_tokens, batch_flops
         self.bar.advance()
 
     def settle(self) -> bool:
         """Wait for the newest step and write it down; whether it was a good one. Raises: Diverged."""
         if self.late is None:
             return True
-        (done, metrics, sums, batch_tokens, batch_flops), self.late = self.late, None
+        (done, metrics, sums, reads, batch_tokens, batch_flops), self.late = self.late, None
         self.tracer.write(trace.row(sums))
         values = {name: float(x) for name, x in metrics.items()}
         self.meter.lap(is_productive=done > self.start + 1)
@@ -41,7 +41,7 @@ class Recorder:
             rate = (done - self.logged[0]) / max(self.meter.productive_s - self.logged[1], 1e-9)
             self.logged = done, self.meter.productive_s
             speed = {"tokens_per_s": rate * batch_tokens, "mfu": rate * batch_flops / self.peak}
-            self.writer.write(done, {**values, **speed, **self.meter.figures()})
+            self.writer.write(done, {**values, **speed, **reads, **self.meter.figures()})
             skipped = {"skipped": f"{values['skipped']:.0f}"} if values["skipped"] else {}
             self.bar.info.update(loss=values["loss"], **skipped,
                                  **{"tok/s": f"{speed['tokens_per_s']:,.0f}", "mfu": f"{speed['mfu']:.0%}"})
