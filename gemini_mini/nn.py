@@ -7,6 +7,7 @@ Papers: RMSNorm, arXiv 1910.07467; rotary positions, arXiv 2104.09864; gated MLP
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -111,13 +112,27 @@ class MLP(nnx.Module):
         return linear(jax.nn.gelu(linear(x, self.gate)) * linear(x, self.up), self.down)
 
 
-def rope(x: Float[Array, "B T N H"], positions: Int[Array, "B T"], base: float = 10_000.0) -> Float[Array, "B T N H"]:
-    """Rotate each half-pair (i, i + H/2) of `x` by position * base^(-2i/H)."""
-    half = x.shape[-1] // 2
-    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions[..., None, None].astype(jnp.float32) * frequency[None, None, None]
-    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
-    left, right = x[..., :half], x[..., half:]
+class Turns(NamedTuple):
+    """By how much each half-pair is rotated at each position."""
+
+    cos: Float[Array, "B T 1 half"]
+    sin: Float[Array, "B T 1 half"]
+
+
+def turns(positions: Int[Array, "B T"], size: int, base: float = 10_000.0) -> Turns:
+    """Of half-pair i of `size` values: position * base^(-2i/size). Made once for all layers."""
+    frequency = base ** (-jnp.arange(size // 2, dtype=jnp.float32) / (size // 2))
+    angle = positions[..., None].astype(jnp.float32) * frequency[None, None]
+    both = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+    # XLA would make sines anew for every head of every layer, one number at a time; what a product gives, it reads.
+    cos, sin = jnp.split(jnp.matmul(both, jnp.eye(size), precision="highest")[:, :, None], 2, axis=-1)
+    return Turns(cos, sin)
+
+
+def rope(x: Float[Array, "B T N H"], by: Turns) -> Float[Array, "B T N H"]:
+    """Rotate each half-pair (i, i + H/2) of `x`."""
+    left, right = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+    cos, sin = by.cos.astype(x.dtype), by.sin.astype(x.dtype)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
 
 

@@ -78,7 +78,7 @@ def test_a_products_gradients_are_the_textbooks_for_wide_and_tall_weights(shape,
 
 def test_rope_depends_on_distance_alone():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 16))
-    at = lambda x, p: nn.rope(x, jnp.full((1, 1), p))[0, 0, 0]
+    at = lambda x, p: nn.rope(x, nn.turns(jnp.full((1, 1), p), 16))[0, 0, 0]
     np.testing.assert_allclose(at(q, 7) @ at(k, 3), at(q, 104) @ at(k, 100), rtol=1e-4, atol=1e-4)
     assert abs(float(at(q, 7) @ at(k, 3) - at(q, 7) @ at(k, 5))) > 1e-3
 
@@ -90,7 +90,7 @@ def test_no_logit_depends_on_a_later_token_or_another_document():
     def hidden(embedded_at):  # gradient with respect to what each position feeds in
         x = module._embed(jnp.array(packed)) + embedded_at
         for block in module.blocks:
-            x = block(x, jnp.array(batch.positions), jnp.array(batch.segments))
+            x = block(x, module.turns(jnp.array(batch.positions)), jnp.array(batch.segments))
         return x
     jacobian = jax.jit(jax.jacobian(lambda e: hidden(e).sum(-1)[0]))(jnp.zeros((1, 24, CONFIG.width)))
     reach = np.abs(np.asarray(jacobian)).sum(-1)[:, 0] > 0  # [query, input]

@@ -68,28 +68,27 @@ def attend_packed(
 class Attention(nnx.Module):
     """Queries for every head, keys and values for few, rotary positions, an output product."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, rope_base: float, out_scale: float,
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, out_scale: float,
                  backend: Literal["chunks", "blockwise", "splash"], rngs: nnx.Rngs):
-        self.rope_base, self.backend = rope_base, backend
+        self.backend = backend
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.q = nn.param(rngs, (width, heads * head_dim), "D N")
         self.kv = nn.param(rngs, (width, 2 * kv_heads * head_dim), "D K")
         self.out = nn.param(rngs, (heads * head_dim, width), "N D", out_scale)
         self.q_norm, self.k_norm = nn.RMSNorm(head_dim, "H"), nn.RMSNorm(head_dim, "H")
 
-    def project(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"]) -> tuple[Array, Array, Array]:
+    def project(self, x: Float[Array, "B T D"], turns: nn.Turns) -> tuple[Array, Array, Array]:
         """Normalised and rotated q [B T N H] and k [B T K H], and v [B T K H]."""
         q = rearrange(nn.linear(x, self.q), "b t (n h) -> b t n h", n=self.heads)
         k, v = rearrange(nn.linear(x, self.kv), "b t (two k h) -> two b t k h", two=2, k=self.kv_heads)
-        q = nn.rope(self.q_norm(q), positions, self.rope_base)
-        return q, nn.rope(self.k_norm(k), positions, self.rope_base), v
+        return nn.rope(self.q_norm(q), turns), nn.rope(self.k_norm(k), turns), v
 
-    def __call__(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], segments: Int[Array, "B T"]):
+    def __call__(self, x: Float[Array, "B T D"], turns: nn.Turns, segments: Int[Array, "B T"]):
         """Float [B T D] over packed rows; in zigzag order where their positions are cut over a mesh.
 
         Raises: InputError when the backend cannot attend over a cut row.
         """
-        q, k, v = self.project(x, positions)
+        q, k, v = self.project(x, turns)
         if self.backend == "chunks":
             if parallel.context_size() > 1:
                 raise errors.InputError("model.attention: rows cut over run.mesh's context axis need blockwise or splash")
@@ -98,10 +97,10 @@ class Attention(nnx.Module):
         return self._merge(ring.attend(q, k, v, segments, kernel))
 
     def step(
-        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], cache: LayerCache
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], turns: nn.Turns, cache: LayerCache
     ) -> tuple[Float[Array, "B T D"], LayerCache]:
         """Write T positions of each row to their slots and attend to all slots up to each."""
-        q, k, v = self.project(x, positions)
+        q, k, v = self.project(x, turns)
         row = jnp.arange(x.shape[0])[:, None]
         cache = LayerCache(cache.k.at[row, positions].set(k), cache.v.at[row, positions].set(v))
         seen = jnp.arange(cache.k.shape[1])[None, None, :] <= positions[:, :, None]

@@ -72,15 +72,15 @@ class Block(nnx.Module):
         out_scale = (2 * config.depth) ** -0.5  # the residual sum keeps its size at any depth
         self.attention_norm, self.mlp_norm = nn.RMSNorm(config.width), nn.RMSNorm(config.width)
         self.attention = attention.Attention(config.width, config.heads, config.kv_heads, config.head_dim,
-                                             config.rope_base, out_scale, config.attention, rngs)
+                                             out_scale, config.attention, rngs)
         self.mlp = nn.MLP(config.width, config.hidden_width, rngs, out_scale)
 
-    def __call__(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], segments: Int[Array, "B T"]):
-        x = x + self.attention(self.attention_norm(x), positions, segments)
+    def __call__(self, x: Float[Array, "B T D"], turns: nn.Turns, segments: Int[Array, "B T"]):
+        x = x + self.attention(self.attention_norm(x), turns, segments)
         return x + self.mlp(self.mlp_norm(x))
 
-    def step(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], cache: attention.LayerCache):
-        mixed, cache = self.attention.step(self.attention_norm(x), positions, cache)
+    def step(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], turns: nn.Turns, cache: attention.LayerCache):
+        mixed, cache = self.attention.step(self.attention_norm(x), positions, turns, cache)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), cache
 
@@ -100,22 +100,22 @@ class Decoder(nnx.Module):
         """Hidden states of packed rows; `logits` turns them into predictions."""
         if parallel.context_size() > 1:
             tokens, positions, segments = map(ring.to_zigzag, (tokens, positions, segments))
-        x = parallel.rows(self._embed(tokens))
+        x, turns = parallel.rows(self._embed(tokens)), self.turns(positions)
         if self.config.scan:
-            x = self._scan(x, positions, segments)
+            x = self._scan(x, turns, segments)
         else:
             for block in self.blocks:
-                x = parallel.rows(block(x, positions, segments))
+                x = parallel.rows(block(x, turns, segments))
         x = self.norm(x)
         return ring.from_zigzag(x) if parallel.context_size() > 1 else x
 
-    def _scan(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], segments: Int[Array, "B T"]):
+    def _scan(self, x: Float[Array, "B T D"], turns: nn.Turns, segments: Int[Array, "B T"]):
         """The blocks as one compiled loop. Only its inputs and what attention gave are kept for the backward pass."""
         axes = nn.axes(self.blocks[0])
 
         def body(x, weights):
             whole = {name: parallel.gathered(w, axes[name]) for name, w in weights.items()}
-            return parallel.rows(nn.with_weights(self.blocks[0], whole)(x, positions, segments)), None
+            return parallel.rows(nn.with_weights(self.blocks[0], whole)(x, turns, segments)), None
 
         cast = [{name: w.astype(self.dtype) if w.ndim > 1 else w for name, w in nn.weights(b).items()} for b in self.blocks]
         stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *cast)
@@ -135,11 +135,15 @@ class Decoder(nnx.Module):
         Slots are positions. A padded prompt writes slots past its end, which later steps
         overwrite before anything can see them.
         """
-        x, new = self._embed(tokens), []
+        x, turns, new = self._embed(tokens), self.turns(positions), []
         for block, layer in zip(self.blocks, cache, strict=True):
-            x, layer = _step(block, x, positions, layer)
+            x, layer = _step(block, x, positions, turns, layer)
             new.append(layer)
         return self.norm(x), tuple(new)
+
+    def turns(self, positions: Int[Array, "B T"]) -> nn.Turns:
+        """What the rotary positions of queries and keys are, the same for every block."""
+        return nn.turns(positions, self.config.head_dim, self.config.rope_base)
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         return logits(self.embed[...], hidden)

@@ -63,8 +63,7 @@ class Attention(nnx.Module):
         q_place, k_place = jnp.arange(size), jnp.arange(k.shape[1]) - beside * size
         near = jnp.abs(q_place[:, None] - k_place[None]) <= self.window
         near = near[None, None] & (seen[:, None, None, :, 0, 0] > 0)
-        q = nn.rope(q, jnp.broadcast_to(q_place[None], q.shape[:2]))
-        k = nn.rope(k, jnp.broadcast_to(k_place[None], k.shape[:2]))
+        q, k = (nn.rope(part, nn.turns(place[None], part.shape[-1])) for part, place in ((q, q_place), (k, k_place)))
         scores = jnp.einsum("banh,bcnh->bnac", q, k) * q.shape[-1] ** -0.5
         weights = jax.nn.softmax(jnp.where(near, scores, -1e9), axis=-1)
         mixed = jnp.einsum("bnac,bcnh->banh", weights, v).reshape(rows, -1, width)[:, :frames]
