@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from rapidfuzz.distance import Levenshtein
 
 from gemini_mini import config as config_lib
 from gemini_mini import errors, files, nn
@@ -118,7 +119,7 @@ class TrainProbe:
             x, valid = self.heard(jax.tree.map(jnp.asarray, batch))
             for best, ok, wanted in zip(*map(np.asarray, (read(module, x, valid), valid)), batch.letters, strict=True):
                 wanted = wanted[wanted != audio_losses.BLANK].tolist()
-                wrong += audio_tokenizer.edit_distance(audio_tokenizer.collapse(best[ok].tolist()), wanted)
+                wrong += Levenshtein.distance(audio_tokenizer.collapse(best[ok].tolist()), wanted)
                 letters += len(wanted)
         return wrong / max(letters, 1)
 

@@ -521,11 +521,6 @@ def test_task_evaluates_and_exports(task, tmp_path):
     assert task.batch_tokens() > 0 and task.batch_flops() > 0
 
 
-@pytest.mark.parametrize("got, wanted, distance", [("", "", 0), ("", "abc", 3), ("kitten", "sitting", 3), ("abc", "abc", 0)])
-def test_edit_distance(got, wanted, distance):
-    assert task_lib.edit_distance([ord(c) for c in got], [ord(c) for c in wanted]) == distance
-
-
 def test_collapse():
     assert task_lib.collapse([0, 1, 1, 0, 1, 2, 2, 0]) == [1, 1, 2]
     assert task_lib.collapse([]) == []

@@ -5,40 +5,20 @@ scores 0 or 1 and weights 1; a character error rate has edits over characters.
 Next: suite.py, which says what is scored.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Float64, Int64
+from rapidfuzz import distance, process
 
 Z_95 = 1.959964  # two-sided 95 % of a normal distribution
 RESAMPLES = 1_000
 
 
 def edits(text: str, others: Sequence[str]) -> Int64[np.ndarray, "_"]:
-    """Levenshtein distance of `text` to each of `others`: the fewest characters to insert, delete or change.
-
-    The textbook table, all others at once: an entry is a vector over them.
-    """
-    codes, lengths = _codes(tuple(others))
-    row = np.arange(len(codes) + 1, dtype=np.int32)[:, None].repeat(len(lengths), axis=1)
-    for number, char in enumerate(text, 1):
-        above, row = row, np.empty_like(row)
-        row[0] = number
-        row[1:] = np.minimum(above[1:] + 1, above[:-1] + (codes != ord(char)))
-        for left, here in zip(row, row[1:]):
-            np.minimum(here, left + 1, out=here)
-    return row[lengths, np.arange(len(lengths))].astype(np.int64)
-
-
-@functools.lru_cache(maxsize=4)
-def _codes(texts: tuple[str, ...]) -> tuple[Int32[np.ndarray, "width n"], Int64[np.ndarray, "n"]]:
-    """Code points of each text in a column, padded by 0, and how many; no distance is read off the padding."""
-    lengths = np.array([len(text) for text in texts], np.int64)
-    width = int(lengths.max(initial=0))
-    codes = [ord(char) for text in texts for char in text.ljust(width, "\0")]
-    return np.array(codes, np.int32).reshape(len(texts), width).T.copy(), lengths
+    """Levenshtein distance of `text` to each of `others`: the fewest characters to insert, delete or change."""
+    return process.cdist([text], others, scorer=distance.Levenshtein.distance, dtype=np.int32)[0].astype(np.int64)
 
 
 def ratio(scores: Float64[np.ndarray, "n"], weights: Float64[np.ndarray, "n"]) -> float:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Int16, UInt8
+from rapidfuzz.distance import Levenshtein
 
 from gemini_mini import errors, files, nn
 from gemini_mini.tokenizers import audio, audio_io, audio_losses, logmel
@@ -124,7 +125,7 @@ class TrainAudioTokenizer:
                 results = [np.asarray(x) for x in read(module, jax.tree.map(jnp.asarray, batch))]
                 for codes, best, valid, wanted in zip(*results, batch.letters, strict=True):
                     codes, wanted = codes[valid], wanted[wanted != audio_losses.BLANK]
-                    wrong += edit_distance(collapse(best[valid].tolist()), wanted.tolist())
+                    wrong += Levenshtein.distance(collapse(best[valid].tolist()), wanted.tolist())
                     letters += len(wanted)
                     counts += np.bincount(codes, minlength=len(counts))
                     changes += np.count_nonzero(np.diff(codes))
@@ -268,14 +269,3 @@ def read_folder(folder: str | Path) -> list[Spoken]:
 def collapse(best: Sequence[int]) -> list[int]:
     """CTC's reading of the best letter of each frame: repeats are one, blanks are none."""
     return [int(letter) for letter, _ in itertools.groupby(best) if letter != audio_losses.BLANK]
-
-
-def edit_distance(got: Sequence[int], wanted: Sequence[int]) -> int:
-    """Fewest insertions, deletions and substitutions between two sequences."""
-    row = np.arange(len(wanted) + 1)
-    for i, letter in enumerate(got, 1):
-        above, row = row, np.empty_like(row)
-        row[0] = i
-        for j, other in enumerate(wanted, 1):
-            row[j] = min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (letter != other))
-    return int(row[-1])
