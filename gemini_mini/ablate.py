@@ -107,7 +107,7 @@ def run(experiment: config_lib.Experiment, planned: Sequence[Try], steps: int, o
         figures = files.read_json(out / each.name / "done.json")
         if each.overrides:  # other weights of the loss must not look like a better model
             judge = dataclasses.replace(experiment.task, model=changed.task.model)
-            figures = judge.evals(run_lib.load(out / each.name).model)
+            figures = judge.valid_losses(run_lib.load(out / each.name).model)
         losses = {name.split("/")[1]: value for name, value in figures.items() if name.count("/") == 2 and name.endswith("/loss")}
         results.append(Result(each.name, losses, total_loss(losses, shares)))
     return results

@@ -75,7 +75,7 @@ def valid_loss(run: run_lib.Run, module: decoder.Decoder) -> dict[str, float]:
         str(folder), *(str(run.folder / "tokenizers" / name) for name in ("text.model", "image.safetensors", "audio.safetensors")),
         stages=(), model=dataclasses.replace(run.model.config, context_tokens=max(longest, run.model.config.context_tokens)),
         **{name: settings[name] for name in ("batch_rows", "user_weight", "answer_text_weight")})
-    figures = task.evals(module)
+    figures = task.valid_losses(module)
     return {name.split("/")[1]: value for name, value in figures.items() if name.count("/") == 2 and name.endswith("/loss")}
 
 

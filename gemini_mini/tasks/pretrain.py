@@ -58,6 +58,10 @@ class Pretrain:
         return stored
 
     @cached_property
+    def valid_rows(self) -> rows.Rows:
+        return rows.load(Path(self.rows) / "valid", self.vocab.fingerprint)
+
+    @cached_property
     def first_weights(self) -> dict[str, np.ndarray]:
         """The weights of `start_from`. Raises: InputError when it is not finished, or reads another vocabulary."""
         arrays, meta = files.load_arrays(Path(self.start_from) / "model.safetensors")
@@ -126,14 +130,17 @@ class Pretrain:
         return jnp.where(hide, vocabulary.PAD, tokens)
 
     def evals(self, module: decoder.Decoder) -> dict[str, float | np.ndarray]:
-        """Validation loss of each source, weighed as in training, and of each modality in nats per token; prompts drawn.
+        """The losses, and prompts drawn: those of training stand before those of validation."""
+        figures: dict[str, float | np.ndarray] = {**self.valid_losses(module)}
+        if asked := drawn.questions(self.train_rows) + drawn.questions(self.valid_rows):  # together: one program draws them
+            figures["wanted_and_drawn"] = drawn.sheet(module, self.tokenizers, asked)
+        return figures
 
-        Prompts of training stand before those of validation.
-        """
-        valid = rows.load(Path(self.rows) / "valid", self.vocab.fingerprint)
+    def valid_losses(self, module: decoder.Decoder) -> dict[str, float]:
+        """Validation loss of each source, weighed as in training, and of each modality in nats per token."""
         measure = jax.jit(lambda weights, batch: self.loss(nn.with_weights(module, weights), batch, None))
         weights, figures = nn.weights(module), {}
-        for source, stored in valid.sources.items():
+        for source, stored in self.valid_rows.sources.items():
             # Whole batches of one shape, the last filled with padding, so that one program serves all.
             totals: dict[str, list[np.ndarray]] = {}
             sizes: list[int] = []
@@ -146,8 +153,6 @@ class Pretrain:
                 for name, value in {"loss": total, **metrics}.items():
                     totals.setdefault(name, []).append(value)
             figures |= {f"valid/{source}/{name}": float(np.average(v, weights=sizes)) for name, v in totals.items()}
-        if asked := drawn.questions(self.train_rows) + drawn.questions(valid):  # together: one program draws them
-            figures["wanted_and_drawn"] = drawn.sheet(module, self.tokenizers, asked)
         return figures
 
     def export(self, module: decoder.Decoder, folder: Path) -> None:
