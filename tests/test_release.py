@@ -1,12 +1,14 @@
 """A released file answers as the run does, is small, and says what it is."""
 
 import json
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gemini_mini import errors, files, nn, quant, release, run
+import gemini_mini
+from gemini_mini import errors, files, nn, quant, release, run, stream
 from gemini_mini.model import decoder
 
 SETTINGS = {"batch_rows": 8, "user_weight": 0.1, "answer_text_weight": 4.0, "rows": "nowhere",
@@ -101,3 +103,14 @@ def test_a_card_never_shows_figures_of_other_weights(tmp_path):
             with pytest.raises(errors.InputError, match="these very weights"):
                 release.figures(tmp_path, tmp_path)
     assert release.figures(tmp_path, tmp_path)["half"] == "dev"
+
+
+def test_the_model_released_here_is_small_has_its_card_and_draws():
+    path = Path(__file__).parent.parent / "released" / "laptop.safetensors"
+    assert path.stat().st_size < 10e6
+    _, meta = files.load_arrays(path)
+    assert json.loads(meta["card"]) == path.with_suffix(".md").read_text(encoding="utf-8")
+    answer = gemini_mini.load(path).generate(["Draw: red heart"])
+    (picture,) = [part.pixels for part in answer if isinstance(part, stream.Image)]
+    red = np.all(np.abs(picture.astype(int) - [210, 50, 50]) < 60, axis=-1)
+    assert picture.shape == (32, 32, 3) and 0.15 < red.mean() < 0.8, "a red thing on white"
