@@ -119,7 +119,8 @@ class TrainProbe:
             x, valid = self.heard(jax.tree.map(jnp.asarray, batch))
             for best, ok, wanted in zip(*map(np.asarray, (read(module, x, valid), valid)), batch.letters, strict=True):
                 wanted = wanted[wanted != audio_losses.BLANK].tolist()
-                wrong += Levenshtein.distance(audio_tokenizer.collapse(best[ok].tolist()), wanted)
+                if wanted:  # what is not spelt is not judged
+                    wrong += Levenshtein.distance(audio_tokenizer.collapse(best[ok].tolist()), wanted)
                 letters += len(wanted)
         return wrong / max(letters, 1)
 

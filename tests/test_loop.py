@@ -38,7 +38,7 @@ class FitLine:
     poison: tuple[tuple[int, float], ...] = ()
 
     def reads(self, done):
-        return {"mixture/a": done}
+        return {}
 
     def batch_tokens(self):
         return 16

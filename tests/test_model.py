@@ -138,12 +138,13 @@ def test_logits_and_loss_are_float32_in_bfloat16_models():
 @pytest.mark.parametrize("chunk", [5, 1024])
 def test_loss_and_its_gradient_against_numpy(monkeypatch, chunk):
     monkeypatch.setattr(loss, "CHUNK", chunk)
+    # 14 positions in chunks of 5: the last is padded
     vocab = vocabulary.Vocab(100, 60, 40, "t")
     rng = np.random.default_rng(0)
-    embed, hidden = rng.normal(size=(vocab.size, 8)).astype(np.float32), rng.normal(size=(2, 6, 8)).astype(np.float32)
-    targets = rng.integers(0, vocab.end, (2, 6)).astype(np.int32)
-    weights = rng.integers(0, 2, (2, 6)).astype(np.float32)
-    scale = rng.uniform(0.1, 3.0, (2, 6)).astype(np.float32)
+    embed, hidden = rng.normal(size=(vocab.size, 8)).astype(np.float32), rng.normal(size=(2, 7, 8)).astype(np.float32)
+    targets = rng.integers(0, vocab.end, (2, 7)).astype(np.int32)
+    weights = rng.integers(0, 2, (2, 7)).astype(np.float32)
+    scale = rng.uniform(0.1, 3.0, (2, 7)).astype(np.float32)
     given = [jnp.array(x) for x in (targets, weights, scale)]
     of = jax.value_and_grad(lambda embed, hidden: loss.next_token(embed, hidden, *given, vocab), (0, 1), has_aux=True)
     (got, metrics), gradients = of(jnp.array(embed), jnp.array(hidden))

@@ -125,7 +125,8 @@ class TrainAudioTokenizer:
                 results = [np.asarray(x) for x in read(module, jax.tree.map(jnp.asarray, batch))]
                 for codes, best, valid, wanted in zip(*results, batch.letters, strict=True):
                     codes, wanted = codes[valid], wanted[wanted != audio_losses.BLANK]
-                    wrong += Levenshtein.distance(collapse(best[valid].tolist()), wanted.tolist())
+                    if len(wanted):  # what is not spelt is not judged
+                        wrong += Levenshtein.distance(collapse(best[valid].tolist()), wanted.tolist())
                     letters += len(wanted)
                     counts += np.bincount(codes, minlength=len(counts))
                     changes += np.count_nonzero(np.diff(codes))
