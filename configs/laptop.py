@@ -14,8 +14,8 @@ from gemini_mini.tasks import pretrain
 from gemini_mini.train import loop, optim
 
 TEXT = {"prose": 0.02, "code": 0.02, "names": 0.01, "captions": 0.01, "translate": 0.03}
-PAIRS = {"draw": 0.41, "name": 0.18, "listen": 0.16, "motion": 0.05, "one_shot": 0.04, "retrieval": 0.05,
-         "speech_draw": 0.01, "digits": 0.015, "interleaved": 0.015}
+PAIRS = {"draw": 0.41, "name": 0.17, "listen": 0.15, "motion": 0.045, "one_shot": 0.03, "retrieval": 0.05,
+         "speech_draw": 0.03, "digits": 0.015, "interleaved": 0.03}
 STAGES = (
     mixture.Stage("foundations", 0.12, {"draw": 0.42, "name": 0.16, "listen": 0.18, "motion": 0.05, "retrieval": 0.06, "digits": 0.02,
                                         "prose": 0.04, "code": 0.04, "names": 0.03}),

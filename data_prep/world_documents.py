@@ -24,7 +24,7 @@ from gemini_mini.stream import Document, Text
 PLAIN_SHARE = 0.15           # documents that are a caption beside its picture, without roles
 OTHER_LANGUAGE_SHARE = 0.3   # of motion and digit documents
 NAME_ENGLISH_FIRST = 0.75    # of pictures to name
-DRAW_OTHERS = 0.45           # names drawn in other languages, all together, for each in English
+DRAW_OTHERS = 0.45           # drawings asked for in other languages, all together, for each in English
 NUM_ONE_SHOT = 400           # documents in one pass
 NUM_QUESTIONS = 200          # examples of the tasks that combine items freely
 LONG_CHARS = 20_000          # of a document of long_text, before it is cut to rows
@@ -87,11 +87,7 @@ def ask_ideas(
 # Sources: one pass each, in the order of the items; the packer shuffles.
 
 def draw(world: World, rng: np.random.Generator) -> Iterator[Document]:
-    """A name is bound to its picture by repetition alone: mostly in one language, so that it is learned in one."""
-    other_share = DRAW_OTHERS / max(1, len(world.config.languages) - 1)
-    for item, lang in _names(world, "train"):
-        if lang != "en" and rng.random() > other_share:
-            continue
+    for item, lang in _mostly_english(world, _names(world, "train"), rng):
         if rng.random() < PLAIN_SHARE:
             yield [Text(_name(world, item, lang)), world.picture(item)]
         else:
@@ -126,8 +122,8 @@ def listen(world: World, rng: np.random.Generator) -> Iterator[Document]:
 
 
 def speech_draw(world: World, rng: np.random.Generator) -> Iterator[Document]:
-    for clip in world.clips_in("train"):
-        ask = phrases.pick(phrases.SPEECH_DRAW[world.clips[clip].lang], rng)
+    for clip, lang in _mostly_english(world, [(clip, world.clips[clip].lang) for clip in world.clips_in("train")], rng):
+        ask = phrases.pick(phrases.SPEECH_DRAW[lang], rng)
         yield questions.turn(*ask_speech_draw(world, clip, ask))
 
 
@@ -171,7 +167,7 @@ def interleaved(world: World, rng: np.random.Generator) -> Iterator[Document]:
     for clip in world.clips_in("train"):
         spoken.setdefault((world.clips[clip].item, world.clips[clip].lang), []).append(clip)
 
-    for item, lang in _names(world, "train"):
+    for item, lang in _mostly_english(world, _names(world, "train"), rng):
         other = by_lang[lang][int(rng.integers(len(by_lang[lang])))]
         if other == item:
             continue
@@ -339,6 +335,12 @@ def _name(world: World, item: int, lang: str) -> str:
 def _names(world: World, split: str) -> list[tuple[int, str]]:
     """(item, language) of all names in a split, in the world's languages."""
     return [(item, lang) for item in range(len(world.items)) for lang in world.languages_of(item, split)]
+
+
+def _mostly_english(world: World, asked: list[tuple[int, str]], rng: np.random.Generator) -> Iterator[tuple[int, str]]:
+    """(item or clip, language) of what is drawn: a name is bound to its picture by repetition alone, so mostly in one."""
+    other_share = DRAW_OTHERS / max(1, len(world.config.languages) - 1)
+    return ((which, lang) for which, lang in asked if lang == "en" or rng.random() < other_share)
 
 
 def _name_list(world: World, item: int, langs: list[str]) -> str:

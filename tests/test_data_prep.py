@@ -265,6 +265,15 @@ def test_documents_are_chats_or_plain_and_texts_never_touch(demo):
                 assert roles == ["user", "model"] * (len(roles) // 2) and kinds[0] is stream.Role
 
 
+def test_all_that_is_said_in_english_is_drawn_and_a_little_of_the_rest(demo):
+    said = Counter(demo.clips[clip].lang == "en" for clip in demo.clips_in("train"))
+    asked = Counter(part.text in phrases.SPEECH_DRAW["en"] for document in documents.source(demo, "speech_draw", seed=3)
+                    for part in document[2:3])
+    others = len(demo.config.languages) - 1
+    assert asked[True] == said[True]
+    assert asked[False] == pytest.approx(said[False] * 0.45 / others, rel=0.15)
+
+
 def test_every_task_asks_in_a_way_training_has_taught(demo):
     def shape(parts):  # of a list of names, which is hardly ever drawn twice, the words before it
         return tuple(type(part) if not isinstance(part, stream.Text) else part.text.split(":")[0] if task == "interleaved" else part.text

@@ -37,5 +37,6 @@ SUITE = task.Suite("speech understood", (
               baselines.random_answer, "a random training answer", unit="mean chrF", share=0.5,
               also=(("BLEU", scores.bleu), ("word error rate", scores.word_error_rate))),
     task.Task("speech_draw", "speech → picture", judges.is_drawn, baselines.one_in_pictures, baselines.random_answer,
-              "a random training picture", splits=("seen", "valid", "valid_speaker_language", "test_speaker_language"), share=0.25),
+              "a random training picture", languages="each", splits=("seen", "valid", "valid_speaker_language", "test_speaker_language"),
+              share=0.25),
 ))

@@ -103,6 +103,7 @@ SUITE = task.Suite("pictures drawn", (
     task.Task("analogy", "pictures alone → picture, with no words", judges.is_drawn, baselines.one_in_pictures,
               baselines.copy_last_picture, "the last picture, copied", splits=("seen", "valid", "test"), share=0.25),
     task.Task("interleaved", "a list of names → names and pictures in turn", judges.is_drawn, baselines.one_in_pictures,
-              baselines.random_answer, "a random training answer", splits=("seen", "valid", "valid_compose", "test_compose"), share=0.1),
+              baselines.random_answer, "a random training answer", languages="each", splits=("seen", "valid", "valid_compose", "test_compose"),
+              share=0.1),
     task.Measure("pictures", "image tokenizer: pictures after their codes", _reconstruct),
 ))
