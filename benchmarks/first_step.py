@@ -20,7 +20,7 @@ def timed(arguments: list[str]) -> None:
     task, run = experiment.task, experiment.run
     task.inputs()
     laps.lap("data")
-    built = setup.build(task, experiment.optim, run.mesh, run.seed, run.steps)
+    built = setup.build(task, experiment.optim, run, run.steps)
     laps.lap("model")
     state = jax.block_until_ready(built.fresh())
     laps.lap("state")

@@ -25,7 +25,7 @@ def timed(function) -> tuple[float, float]:
 def main() -> None:
     experiment = config.load(sys.argv[1], sys.argv[2:])
     run = experiment.run
-    built = setup.build(experiment.task, experiment.optim, run.mesh, run.seed, run.steps)
+    built = setup.build(experiment.task, experiment.optim, run, run.steps)
     state, batches, steps = built.fresh(), [], []
     for n in range(BATCHES):
         batches.append(timed(lambda: built.batch(n)))

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gemini_mini import errors, memory, nn, vocab as vocabulary
+from gemini_mini import errors, matmul, memory, nn, vocab as vocabulary
 from gemini_mini.data import packing
 from gemini_mini.model import decoder
 from gemini_mini.tasks import pretrain
@@ -36,8 +36,9 @@ ROWS, ROW_TOKENS = 16, 256
 MODEL = decoder.DecoderConfig(vocab_size=VOCAB.size, depth=6, aspect=64, context_tokens=ROW_TOKENS)
 PEER = Path(__file__).parent / "torch_llama.py"
 PRODUCTS = 5  # of [4096, D] and [D, 4 D], for one reading of the peak
-VARIANTS = [(f"ours {kind} {dtype}", {"kind": kind, "dtype": dtype}) for kind, dtype in
-            (("muon", "float32"), ("adamw", "float32"), ("adamw", "bfloat16"))]
+VARIANTS = [(f"ours {kind} {dtype} {products}", {"kind": kind, "dtype": dtype, "products": products}) for kind, dtype, products in
+            (("muon", "float32", "xla"), ("adamw", "float32", "xla"), ("adamw", "bfloat16", "xla"), ("muon", "float32", "mkl"),
+             ("adamw", "float32", "mkl"))]
 PEERS = [(f"torch {'compiled' if compile else 'eager'} {precision}", {"precision": precision, "compile": compile})
          for precision in ("float32", "bfloat16") for compile in (False, True)]
 
@@ -55,8 +56,9 @@ def documents() -> packing.Batch:
     return packing.batch_of(packing.pack([document(n) for n in rng.integers(32, 160, 8 * ROWS)], ROW_TOKENS)[:ROWS])
 
 
-def work(kind: str, dtype: str) -> None:
+def work(kind: str, dtype: str, products: matmul.Library) -> None:
     """Answer every line of standard input with the seconds of a step, or of products."""
+    matmul.use(products)
     task = Synthetic("", "", "", "", (), dataclasses.replace(MODEL, dtype=dtype), ROWS, hide_images=1.0,
                      user_weight=0.1, answer_text_weight=4.0)
     module, batch = task.init(nnx.Rngs(0)), documents()

@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ import safetensors
 import safetensors.numpy
 
 from gemini_mini import errors
+
+CACHE = Path.home() / ".cache" / "gemini_mini" / platform.node()  # compiled programs: what it loses is only time
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -1,6 +1,6 @@
 """The few layers everything is made of, as plain functions and flax NNX modules used as pytrees.
 
-Weights are float32 and named by their axes; `einsum` casts them to the type of the input.
+Weights are float32 and named by their axes; `linear` casts them to the type of the input.
 A module is only ever built and called: it never changes itself, so `jax.jit` takes it directly.
 Papers: RMSNorm, arXiv 1910.07467; rotary positions, arXiv 2104.09864; gated MLP, arXiv 2002.05202.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from gemini_mini import errors, parallel
+from gemini_mini import errors, matmul, parallel
 
 SLICES = 16  # of the rows, where the gradient of a weight is one product over both axes
 
@@ -57,7 +57,12 @@ def product(x: Float[Array, "*B D"], w: Float[Array, "D F"], dtype: jnp.dtype | 
     Where the positions of a row are cut over devices they stay an axis of their own, or they would be gathered.
     """
     if parallel.current() is None:
-        return _matmul(x.reshape(-1, x.shape[-1]), w, dtype).reshape(*x.shape[:-1], -1)
+        rows = x.reshape(-1, x.shape[-1])
+        if matmul.is_on():
+            made = matmul.product(rows.astype(jnp.float32), w.astype(jnp.float32)).astype(dtype or x.dtype)
+        else:
+            made = _matmul(rows, w, dtype)
+        return made.reshape(*x.shape[:-1], -1)
     flat = x if parallel.context_size() > 1 else x.reshape(-1, x.shape[-1])
     return jnp.matmul(flat, w, preferred_element_type=dtype).reshape(*x.shape[:-1], -1)
 
@@ -70,6 +75,8 @@ def _matmul(x: Float[Array, "M D"], w: Float[Array, "D F"], dtype: jnp.dtype | N
 
 def product_slopes(x: Float[Array, "M D"], w: Float[Array, "D F"], grad: Float[Array, "M F"]) -> tuple[Array, Array]:
     """The gradients of x and w, given that of `x @ w`."""
+    if matmul.is_on():
+        return tuple(slope.astype(x.dtype) for slope in matmul.slopes(x, w, grad))
     grad = grad.astype(x.dtype)
     if x.dtype == jnp.bfloat16:  # only a product over two axes reaches the matrix units of a CPU here
         cut_x, cut_grad = (a.reshape(math.gcd(len(a), SLICES), -1, a.shape[-1]) for a in (x, grad))
@@ -81,11 +88,6 @@ def product_slopes(x: Float[Array, "M D"], w: Float[Array, "D F"], grad: Float[A
 
 
 _matmul.defvjp(lambda x, w, dtype: (_matmul(x, w, dtype), (x, w)), lambda dtype, kept, grad: product_slopes(*kept, grad))
-
-
-def einsum(spec: str, x: Float[Array, "..."], w: nnx.Param) -> Float[Array, "..."]:
-    """`jnp.einsum(spec, x, w)` in the type of `x`."""
-    return jnp.einsum(spec, x, w[...].astype(x.dtype))
 
 
 class RMSNorm(nnx.Module):

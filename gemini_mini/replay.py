@@ -37,7 +37,7 @@ class Replay:
         started = files.read_json(folder / "run.json")
         if started["inputs"] != experiment.task.inputs():
             raise errors.InputError(f"{folder}: the data it was trained on has changed since; nothing can be replayed")
-        self.built = setup.build(experiment.task, experiment.optim, experiment.run.mesh, experiment.run.seed, started["steps"])
+        self.built = setup.build(experiment.task, experiment.optim, experiment.run, started["steps"])
         self.fresh = self.built.fresh()
 
     def check(self, step: int) -> tuple[int, Difference | None]:

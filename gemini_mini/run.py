@@ -9,7 +9,6 @@ Next: release.py.
 """
 
 import json
-import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -35,8 +34,7 @@ class Run(NamedTuple):
 
 def keep_compiled() -> None:
     """Keep compiled programs on disk, unless told where already: the next start takes a third of the time, or less."""
-    cache = Path.home() / ".cache" / "gemini_mini" / platform.node()
-    jax.config.update("jax_compilation_cache_dir", jax.config.jax_compilation_cache_dir or str(cache))
+    jax.config.update("jax_compilation_cache_dir", jax.config.jax_compilation_cache_dir or str(files.CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 

@@ -38,15 +38,15 @@ class Classifier(nnx.Module):
     def features(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B features"]:
         """Pixels are 0 to 1."""
         x = image.to_patches(2 * (1 - pixels), PATCH)  # white is nothing
-        x = jax.nn.relu(nn.einsum("byxp,pd->byxd", x, self.embed))
-        x = jax.nn.relu(nn.einsum("byxd,df->byxf", image.look_around(x, WIDTH // 12), self.mix))
-        x = jax.nn.relu(nn.einsum("byxf,fd->byxd", image.to_patches(x, 2), self.join))
+        x = jax.nn.relu(nn.linear(x, self.embed))
+        x = jax.nn.relu(nn.linear(image.look_around(x, WIDTH // 12), self.mix))
+        x = jax.nn.relu(nn.linear(image.to_patches(x, 2), self.join))
         x = x.reshape(len(x), -1)
-        return nn.einsum("bf,fd->bd", x * jax.lax.rsqrt(jnp.mean(x * x, axis=1, keepdims=True) + 1e-3), self.to_features)
+        return nn.linear(x * jax.lax.rsqrt(jnp.mean(x * x, axis=1, keepdims=True) + 1e-3), self.to_features)
 
     def __call__(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B classes"]:
         """A score for each class."""
-        return nn.einsum("bd,dv->bv", self.features(pixels), self.to_classes)
+        return nn.linear(self.features(pixels), self.to_classes)
 
 
 @jax.jit

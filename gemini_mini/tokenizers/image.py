@@ -87,8 +87,8 @@ class Block(nnx.Module):
 
     def __call__(self, x: Float[Array, "B Y X D"]) -> Float[Array, "B Y X D"]:
         hidden = normalise(look_around(x, self.shifted) if self.shifted else x)
-        hidden = jax.nn.gelu(nn.einsum("byxd,df->byxf", hidden, self.up))
-        return x + nn.einsum("byxf,fd->byxd", hidden, self.down)
+        hidden = jax.nn.gelu(nn.linear(hidden, self.up))
+        return x + nn.linear(hidden, self.down)
 
 
 class ImageTokenizer(nnx.Module):
@@ -137,16 +137,16 @@ class ImageTokenizer(nnx.Module):
         return total, {"psnr": -10 * jnp.log10(error), **ties}
 
     def _latents(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B Y X Z"]:
-        x = nn.einsum("byxp,pd->byxd", to_patches(2 * (1 - pixels), self.config.patch), self.embed)
+        x = nn.linear(to_patches(2 * (1 - pixels), self.config.patch), self.embed)
         for block in self.encoder:
             x = block(x)
-        return nn.einsum("byxd,dz->byxz", x, self.to_code)
+        return nn.linear(x, self.to_code)
 
     def _draw(self, vectors: Float[Array, "B Y X Z"]) -> Float[Array, "B height width 3"]:
-        x = nn.einsum("byxz,zd->byxd", vectors, self.from_code)
+        x = nn.linear(vectors, self.from_code)
         for block in self.decoder:
             x = block(x)
-        return 1 - from_patches(nn.einsum("byxd,dp->byxp", x, self.to_pixels), self.config.patch) / 2
+        return 1 - from_patches(nn.linear(x, self.to_pixels), self.config.patch) / 2
 
 
 def to_patches(pixels: Float[Array, "B height width C"], patch: int) -> Float[Array, "B Y X P"]:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from gemini_mini import errors, files, nn, progress
+from gemini_mini import errors, files, matmul, nn, progress
 from gemini_mini.train import (checkpoint, faults, folder as folder_lib, hosts, machine, metrics as metrics_lib, optim, peers,
                                preemption, recorder, recovery, setup, step as step_lib, trace)
 
@@ -73,6 +73,7 @@ class RunConfig:
     keep_best: str = ""  # and the one where this figure of `evals` is lowest, or highest after a minus: -valid/psnr
     max_bad: int = 10  # skipped steps in a row before the run rolls back
     flip: tuple[int, str, int] = (0, "", 0)  # flip a bit, to test replay.py: (after step, leaf of trace.json, bit of it)
+    products: matmul.Library = "xla"  # mkl: on a CPU's matrix units, in bfloat16
     mesh: tuple[int, int, int, int] = (0, 1, 1, 1)  # data, fsdp, tensor, context; a data of 0 takes what is left
 
     def __post_init__(self):
@@ -98,7 +99,7 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
         print(f"reused {folder} (trained, {started['steps']} steps)")
         return
     print(f"{folder}: compiling the training step (5 to 30 s)")
-    build = lambda steps: setup.build(task, optim_config, config.mesh, config.seed, steps)
+    build = lambda steps: setup.build(task, optim_config, config, steps)
     if not started:
         begun, steps = time.time(), max(1, round(config.steps * config.budget))
         if config.max_minutes:

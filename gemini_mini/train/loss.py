@@ -46,7 +46,7 @@ def _by_chunks(embed, hidden, targets, weights, with_gradient: bool):
 
     def chunk(so_far, given):
         hidden, targets, weights = given
-        scores = jnp.matmul(hidden, table, preferred_element_type=jnp.float32)
+        scores = nn.product(hidden, table, jnp.dtype(jnp.float32))
         top = jnp.max(scores, axis=-1, keepdims=True)
         shares = jnp.exp(scores - top)
         z = jnp.sum(shares, axis=-1, keepdims=True)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from gemini_mini import nn, parallel
+from gemini_mini import errors, matmul, nn, parallel
 from gemini_mini.train import optim, step as step_lib
 
 
@@ -19,10 +19,17 @@ class Built(NamedTuple):
     batch: Callable[[int], Any]
 
 
-def build(task: Any, optim_config: optim.OptimConfig, mesh: tuple[int, int, int, int], seed: int, steps: int) -> Built:
-    """A run of `steps` steps of a loop.Task, schedule, mixture and all. Nothing is compiled before the first step."""
-    devices = parallel.mesh(mesh)
-    make, is_alone = lambda: task.init(nnx.Rngs(seed)), devices.size == 1
+def build(task: Any, optim_config: optim.OptimConfig, run: Any, steps: int) -> Built:
+    """A run of `steps` steps of a loop.Task, schedule, mixture and all, as a loop.RunConfig says. Nothing is compiled before the first step.
+
+    Raises: InputError when the mesh does not suit the devices, or products of `run.products` cannot be made here.
+    """
+    devices = parallel.mesh(run.mesh)
+    if run.products != "xla" and devices.size > 1:
+        raise errors.InputError(f"run.products: must be xla on a mesh of {devices.size} devices, got {run.products}; "
+                                "leave it at xla, or set run.mesh=(1,1,1,1)")
+    matmul.use(run.products)
+    make, is_alone = lambda: task.init(nnx.Rngs(run.seed)), devices.size == 1
     module = make() if is_alone else jax.eval_shape(make)
     axes = nn.axes(module)
     optimizer = optim.make(optim_config, axes, steps)
@@ -30,6 +37,6 @@ def build(task: Any, optim_config: optim.OptimConfig, mesh: tuple[int, int, int,
     places = parallel.shardings(jax.eval_shape(init), axes, devices)
     # Of many devices each makes only its own pieces: the whole may fit on none.
     fresh = (lambda: jax.device_put(init(), places)) if is_alone else jax.jit(init, out_shardings=places)
-    step = step_lib.make(module, task.loss, optimizer, seed, optim_config.explode, optim_config.clip)
-    batches = task.batches(steps, seed)
+    step = step_lib.make(module, task.loss, optimizer, run.seed, optim_config.explode, optim_config.clip)
+    batches = task.batches(steps, run.seed)
     return Built(module, fresh, parallel.compile_step(step, places, devices), lambda n: parallel.shard_rows(batches, n, devices))

@@ -1,0 +1,117 @@
+"""Matrix products on the matrix units of a CPU (AMX), which XLA does not reach: an option, off unless a run asks for it.
+
+    pip install -e '.[mkl]'        and a C++ compiler
+    python train.py CONFIG run.products=mkl
+
+Weights and activations stay float32. What is multiplied is rounded to bfloat16 and summed in float32, which is also
+what a TPU does with float32 products unless told otherwise. The library is oneMKL; matmul.cc hands it to XLA.
+"""
+
+import ctypes
+import functools
+import importlib.metadata
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from gemini_mini import errors, files
+
+Library = Literal["xla", "mkl"]
+UNITS = ("amx_bf16", "avx512_bf16")  # as Linux names what a CPU needs for this to be fast
+SOURCE = Path(__file__).with_suffix(".cc")
+NARROW = jnp.bfloat16
+_library: Library = "xla"
+
+
+def use(library: Library) -> None:
+    """Whose products programs have that are traced from now on in this process.
+
+    Raises: InputError for "mkl" where the package, a compiler or the matrix units are missing.
+    """
+    global _library
+    if library == "mkl":
+        _load()
+    _library = library
+
+
+def is_on() -> bool:
+    return _library != "xla"
+
+
+@jax.custom_vjp
+def product(x: Float[Array, "M D"], w: Float[Array, "D F"]) -> Float[Array, "M F"]:
+    """`x @ w`."""
+    return _call(x.astype(NARROW), w.astype(NARROW))
+
+
+def slopes(x: Float[Array, "M D"], w: Float[Array, "D F"], grad: Float[Array, "M F"]) -> tuple[Array, Array]:
+    """The gradients of x and w, given that of `product`."""
+    x, w, grad = (a.astype(NARROW) for a in (x, w, grad))
+    return _call(grad, w, turn_w=True), _call(x, grad, turn_x=True)
+
+
+def _forward(x, w):
+    x, w = x.astype(NARROW), w.astype(NARROW)
+    return _call(x, w), (x, w)
+
+
+product.defvjp(_forward, lambda kept, grad: slopes(*kept, grad))
+
+
+def _call(x: Array, w: Array, turn_x: bool = False, turn_w: bool = False) -> Array:
+    shape = x.shape[1 if turn_x else 0], w.shape[0 if turn_w else 1]
+    call = jax.ffi.ffi_call("gemini_mini_product", jax.ShapeDtypeStruct(shape, jnp.float32))
+    return call(x, w, turn_x=np.bool_(turn_x), turn_w=np.bool_(turn_w))
+
+
+@functools.cache
+def _load() -> None:
+    info = Path("/proc/cpuinfo")
+    if not info.is_file() or not any(unit in info.read_text() for unit in UNITS):
+        raise errors.InputError(f"run.products=mkl: needs a CPU with matrix units ({' or '.join(UNITS)}), and Linux; leave it at xla")
+    open_blas(find_mkl())
+
+
+def find_mkl() -> Path:
+    """Its library, told to use one thread: XLA's own are given their parts. Raises: InputError when it is not installed."""
+    try:
+        found = [Path(file.locate()) for file in importlib.metadata.files("mkl") or () if file.name.startswith("libmkl_rt.so")]
+    except importlib.metadata.PackageNotFoundError:
+        found = []
+    if not found:
+        raise errors.InputError("run.products=mkl: needs oneMKL; pip install -e '.[mkl]', or leave it at xla")
+    ctypes.CDLL(str(found[0])).MKL_Set_Threading_Layer(1)
+    return found[0]
+
+
+def open_blas(path: Path) -> None:
+    """From now on products are those of this library. Raises: InputError when it has none of bfloat16 matrices."""
+    library = ctypes.CDLL(str(_compiled()))
+    if not library.open_blas(str(path).encode()):
+        raise errors.InputError(f"run.products=mkl: {path} has no product of bfloat16 matrices; pip install --upgrade mkl")
+    jax.ffi.register_ffi_target("gemini_mini_product", jax.ffi.pycapsule(library.product), platform="cpu")
+
+
+def _compiled() -> Path:
+    """The shared library, kept by what it is made of."""
+    path = files.CACHE / f"matmul-{files.hash_bytes(SOURCE.read_bytes(), jax.__version__.encode())}.so"
+    if path.is_file():
+        return path
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if not compiler:
+        raise errors.InputError("run.products=mkl: needs a C++ compiler (apt install g++), or leave it at xla")
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / path.name
+        command = [compiler, "-O2", "-w", "-std=c++17", "-shared", "-fPIC", f"-I{jax.ffi.include_dir()}", str(SOURCE), "-ldl", "-o", str(made)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise errors.InputError(f"run.products=mkl: {SOURCE} does not compile here, so leave it at xla:\n{done.stderr[-2000:]}")
+        files.write_bytes(path, made.read_bytes())
+    return path

@@ -1,0 +1,118 @@
+"""Laws of products by a library: the same numbers as in NumPy, whichever thread makes which part, and clear refusals."""
+
+import importlib.metadata
+import shutil
+import subprocess
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gemini_mini import errors, matmul, nn
+from gemini_mini.train import loss
+
+PLAIN_BLAS = """
+#include <stdint.h>
+static float wide(uint16_t x) { union { uint32_t i; float f; } u = {(uint32_t)x << 16}; return u.f; }
+void cblas_gemm_bf16bf16f32(int order, int ta, int tb, int m, int n, int k, float alpha, const uint16_t* a, int lda,
+                            const uint16_t* b, int ldb, float beta, float* c, int ldc) {
+  for (int i = 0; i < m; ++i)
+    for (int j = 0; j < n; ++j) {
+      float sum = 0;
+      for (int p = 0; p < k; ++p) sum += wide(a[ta == 112 ? p * lda + i : i * lda + p]) * wide(b[tb == 112 ? j * ldb + p : p * ldb + j]);
+      c[i * ldc + j] = alpha * sum;
+    }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def plain_blas(tmp_path_factory):
+    """A library of one plain function; matmul.cc is compiled and registered, once in a process."""
+    compiler = shutil.which("c++") or pytest.skip("needs a C++ compiler")
+    folder = tmp_path_factory.mktemp("blas")
+    (folder / "plain.c").write_text(PLAIN_BLAS)
+    subprocess.run([compiler, "-x", "c", "-O2", "-shared", "-fPIC", str(folder / "plain.c"), "-o", str(folder / "plain.so")], check=True)
+    return folder / "plain.so"
+
+
+@pytest.fixture(params=["plain", "mkl"])
+def products(request, plain_blas, monkeypatch):
+    """Products by each library that is here, from now to the end of the test."""
+    monkeypatch.setattr(matmul, "_library", "mkl")
+    if request.param == "mkl":
+        try:
+            matmul.use("mkl")
+        except errors.InputError as error:
+            pytest.skip(str(error))
+    matmul.open_blas(plain_blas if request.param == "plain" else matmul.find_mkl())
+    yield
+    monkeypatch.undo()
+    jax.clear_caches()
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    return np.asarray(jnp.asarray(x).astype(jnp.bfloat16).astype(jnp.float32))
+
+
+@pytest.mark.parametrize("rows, inner, cols", [(1, 48, 33), (17, 40, 1), (300, 64, 130), (96, 64, 700), (515, 16, 515)])
+def test_products_and_slopes_are_those_of_numpy(products, rows, inner, cols):
+    rng = np.random.default_rng(rows)
+    x, w, grad = (rng.normal(size=shape).astype(np.float32) for shape in ((rows, inner), (inner, cols), (rows, cols)))
+    made, pull = jax.vjp(jax.jit(lambda x, w: nn.product(x, w)), x, w)
+    x_slope, w_slope = pull(jnp.asarray(grad))
+    close = dict(rtol=1e-4, atol=1e-4 * np.sqrt(max(rows, inner, cols)))
+    np.testing.assert_allclose(made, rounded(x) @ rounded(w), **close)
+    np.testing.assert_allclose(x_slope, rounded(grad) @ rounded(w).T, **close)
+    np.testing.assert_allclose(w_slope, rounded(x).T @ rounded(grad), **close)
+
+
+def test_many_products_at_once_are_each_right(products):
+    """Parts of several products stand in the same queue of threads; none may wait for another for ever."""
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(12, 160, 64)).astype(np.float32), rng.normal(size=(12, 64, 128)).astype(np.float32)
+    many = jax.jit(lambda x, w: [nn.product(*pair) for pair in zip(x, w)])
+    first = many(x, w)
+    for _ in range(20):
+        assert all((a == b).all() for a, b in zip(many(x, w), first)), "the same bits, whoever made them"
+    np.testing.assert_allclose(first, rounded(x) @ rounded(w), rtol=1e-4, atol=1e-3)
+
+
+def test_the_loss_and_its_gradient_are_near_those_of_xla(products):
+    rng = np.random.default_rng(1)
+    embed, hidden = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((90, 32), (3, 40, 32)))
+    targets, weights = jnp.asarray(rng.integers(0, 90, (3, 40))), jnp.asarray(rng.random((3, 40)), jnp.float32)
+    grad = lambda: jax.jit(jax.value_and_grad(lambda e, h: loss.total(e, h, targets, weights)[0], (0, 1)))(embed, hidden)
+    value, slopes = grad()
+    matmul._library = "xla"
+    exact, exact_slopes = grad()
+    value, exact = float(value), float(exact)
+    assert value == pytest.approx(exact, rel=2e-3) and value != exact, "rounded, but hardly"
+    for slope, wanted in zip(slopes, exact_slopes):
+        assert np.linalg.norm(slope - wanted) < 0.02 * np.linalg.norm(wanted)
+
+
+def test_what_is_missing_is_named(monkeypatch, tmp_path):
+    refused = lambda: pytest.raises(errors.InputError, match="run.products=mkl: needs")
+    monkeypatch.setattr(matmul, "UNITS", ("none such",))
+    matmul._load.cache_clear()
+    with refused() as error:
+        matmul.use("mkl")
+    assert "matrix units" in str(error.value)
+    monkeypatch.setattr(importlib.metadata, "files", lambda name: None)
+    with refused() as error:
+        matmul.find_mkl()
+    assert "pip install" in str(error.value)
+    monkeypatch.setattr(matmul.files, "CACHE", tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with refused() as error:
+        matmul.open_blas(tmp_path / "any.so")
+    assert "C++ compiler" in str(error.value)
+    assert not matmul.is_on()
+
+
+def test_a_library_that_lacks_the_product_is_refused(plain_blas):
+    with pytest.raises(errors.InputError, match="no product of bfloat16"):
+        matmul.open_blas(Path("libm.so.6"))
