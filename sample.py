@@ -57,6 +57,7 @@ def arguments() -> argparse.Namespace:
     add("--out", type=Path, help="folder for the page, pictures and sounds; must be new or empty")
     add("--mesh", metavar=",".join(parallel.MESH_AXES).upper(), type=mesh_shape,
         help="devices along each axis, all there are; 0 for DATA takes what is left (default: one device)")
+    add("--eight-bit", action="store_true", help="weights of 8 bits: faster on a CPU; needs a C++ compiler")
     add("--pictures", choices=terminal.PROTOCOLS, help="how the terminal shows them (default: as it says it can)")
     how = parser.add_argument_group("how to answer")
     how.add_argument("--greedy", action="store_true", help="the same as --temperature 0")
@@ -102,7 +103,7 @@ def main() -> None:
     keeper = talk.Keeper(args.out, args.run.resolve().name)
     pictures, is_json = args.pictures or terminal.protocol(), args.json or bool(args.prompts)
     mesh = parallel.mesh(args.mesh) if args.mesh else None
-    conversation = talk.Talk(api.load(args.run, mesh), keeper, options, pictures, is_json)
+    conversation = talk.Talk(api.load(args.run, mesh, args.eight_bit), keeper, options, pictures, is_json)
     if args.interactive:
         conversation.chat(talk.typed_lines())
     elif args.prompts:

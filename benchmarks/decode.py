@@ -77,6 +77,8 @@ def compare(size: str, batch: int, rounds: int, leave_out: list[str]) -> None:
     variants = {"reading memory": lambda: timed(lambda: int(read(memory)))}
     for dtype, model in models.items():
         variants[f"ours, {dtype}"] = lambda model=model: timed(lambda: answer(model, batch, tokens))
+    coded = nn.eight_bit(models["float32"])
+    variants["ours, weights of 8 bits"] = lambda: timed(lambda: answer(coded, batch, tokens))
     for dtype in models:
         for name, how in (("dynamic cache", (False, False)), ("static cache", (True, False)), ("static, compiled", (True, True))):
             variants[f"HF {dtype}, {name}"] = lambda dtype=dtype, how=how: ask(

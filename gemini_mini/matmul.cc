@@ -1,5 +1,6 @@
-// y = x w in bfloat16 with float32 sums, by cblas_gemm_bf16bf16f32 of a BLAS, as a function that XLA calls.
-// Compiled and registered by matmul.py.
+// Products that XLA does not make fast on a CPU, as functions it calls. Compiled and registered by matmul.py.
+//   narrow: y = x w in bfloat16 with float32 sums, by cblas_gemm_bf16bf16f32 of a BLAS
+//   coded:  y = x w^T scale, the weights in 8 bits, which are widened where they are multiplied
 
 #include <dlfcn.h>
 
@@ -7,8 +8,12 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <mutex>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #include "xla/ffi/api/ffi.h"
 
@@ -27,38 +32,27 @@ extern "C" int open_blas(const char* path) {
 namespace {
 
 constexpr int kRowMajor = 101, kAsIs = 111, kTurned = 112;  // as CBLAS numbers them
-constexpr int kTile = 16;                                   // rows and columns of a matrix unit
+constexpr int kTile = 16;                                   // rows and columns of a matrix unit, numbers of a vector
+constexpr int kBlock = 4;                                   // rows and columns whose sums of vectors stand in registers
 constexpr double kAlone = 1e6;                              // multiplications below which other threads are not woken
 
-struct Work {
-  std::atomic<int> next{0};
-  int done = 0;
-  std::mutex mutex;
-  std::condition_variable all;
-};
+// Numbers of the longer side of a result for each thread, a multiple of `unit`.
+int share(ffi::ThreadPool& pool, double multiplications, int size, int unit) {
+  const int threads = multiplications < kAlone ? 1 : int(pool.num_threads());
+  return ((size + threads - 1) / threads + unit - 1) / unit * unit;
+}
 
-// The longer side of y is cut among the threads. Whoever comes takes the next part, the caller too, so that it never waits for a
-// thread that has not begun, and every sum is made by one thread: the result is the same whoever made it.
-ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::BF16> x, ffi::Buffer<ffi::BF16> w, ffi::ResultBuffer<ffi::F32> y,
-                   bool turn_x, bool turn_w) {
-  if (!gemm) return ffi::Error(ffi::ErrorCode::kFailedPrecondition, "products: no library is open");
-  const int rows = y->dimensions()[0], cols = y->dimensions()[1], inner = x.dimensions()[turn_x ? 0 : 1];
-  const int x_stride = x.dimensions()[1], w_stride = w.dimensions()[1];
-  const auto* left = reinterpret_cast<const uint16_t*>(x.untyped_data());
-  const auto* right = reinterpret_cast<const uint16_t*>(w.untyped_data());
-  float* out = y->typed_data();
-  const bool by_rows = rows >= cols;
-  const int size = by_rows ? rows : cols;
-  const int threads = double(rows) * cols * inner < kAlone ? 1 : int(pool.num_threads());
-  const int step = ((size + threads - 1) / threads + kTile - 1) / kTile * kTile, parts = (size + step - 1) / step;
-
-  auto part = [=](int64_t first) {
-    const int count = std::min<int64_t>(step, size - first);
-    const uint16_t* x_part = !by_rows ? left : left + first * (turn_x ? 1 : x_stride);
-    const uint16_t* w_part = by_rows ? right : right + first * (turn_w ? w_stride : 1);
-    gemm(kRowMajor, turn_x ? kTurned : kAsIs, turn_w ? kTurned : kAsIs, by_rows ? count : rows, by_rows ? cols : count, inner, 1, x_part,
-         x_stride, w_part, w_stride, 0, out + first * (by_rows ? cols : 1), cols);
+// part(first) for first = 0, step, ... below `size`. Whoever comes takes the next one, the caller too, so that it never waits for a
+// thread that has not begun. Every sum is made by one thread: the result is the same whoever made it.
+template <typename Part>
+void in_parts(ffi::ThreadPool& pool, int size, int step, Part part) {
+  struct Work {
+    std::atomic<int> next{0};
+    int done = 0;
+    std::mutex mutex;
+    std::condition_variable all;
   };
+  const int parts = (size + step - 1) / step;
   auto work = std::make_shared<Work>();
   auto take = [=] {
     int mine = 0;
@@ -70,11 +64,90 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::BF16> x, ffi::Buffer<f
   take();
   std::unique_lock<std::mutex> lock(work->mutex);
   work->all.wait(lock, [&] { return work->done == parts; });
+}
+
+ffi::Error Narrow(ffi::ThreadPool pool, ffi::Buffer<ffi::BF16> x, ffi::Buffer<ffi::BF16> w, ffi::ResultBuffer<ffi::F32> y,
+                  bool turn_x, bool turn_w) {
+  if (!gemm) return ffi::Error(ffi::ErrorCode::kFailedPrecondition, "products: no library is open");
+  const int rows = y->dimensions()[0], cols = y->dimensions()[1], inner = x.dimensions()[turn_x ? 0 : 1];
+  const int x_stride = x.dimensions()[1], w_stride = w.dimensions()[1];
+  const auto* left = reinterpret_cast<const uint16_t*>(x.untyped_data());
+  const auto* right = reinterpret_cast<const uint16_t*>(w.untyped_data());
+  float* out = y->typed_data();
+  const bool by_rows = rows >= cols;
+  const int size = by_rows ? rows : cols, step = share(pool, double(rows) * cols * inner, size, kTile);
+  in_parts(pool, size, step, [=](int64_t first) {
+    const int count = std::min<int64_t>(step, size - first);
+    const uint16_t* x_part = !by_rows ? left : left + first * (turn_x ? 1 : x_stride);
+    const uint16_t* w_part = by_rows ? right : right + first * (turn_w ? w_stride : 1);
+    gemm(kRowMajor, turn_x ? kTurned : kAsIs, turn_w ? kTurned : kAsIs, by_rows ? count : rows, by_rows ? cols : count, inner, 1, x_part,
+         x_stride, w_part, w_stride, 0, out + first * (by_rows ? cols : 1), cols);
+  });
+  return ffi::Error::Success();
+}
+
+typedef float Floats __attribute__((vector_size(4 * kTile)));
+
+inline Floats widened(const int8_t* codes) {
+#ifdef __AVX512F__
+  return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)codes)));
+#else
+  Floats wide;
+  for (int i = 0; i < kTile; ++i) wide[i] = codes[i];
+  return wide;
+#endif
+}
+
+// R rows of x by C columns. A number of y is summed in the same order whatever R and C, so that a row is the same in any batch.
+template <int R, int C>
+inline void block(const float* x, const int8_t* codes, const float* scale, float* y, int inner, int cols) {
+  Floats sums[R][C] = {};
+  for (int k = 0; k < inner; k += kTile) {
+    Floats wide[C];
+    for (int c = 0; c < C; ++c) wide[c] = widened(codes + int64_t{c} * inner + k);
+    for (int r = 0; r < R; ++r) {
+      Floats row;
+      std::memcpy(&row, x + int64_t{r} * inner + k, sizeof row);
+      for (int c = 0; c < C; ++c) sums[r][c] += row * wide[c];
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c) {
+      float sum = 0;
+      for (int i = 0; i < kTile; ++i) sum += sums[r][c][i];
+      y[int64_t{r} * cols + c] = sum * scale[c];
+    }
+}
+
+template <int C>
+void columns(const float* x, const int8_t* codes, const float* scale, float* y, int rows, int inner, int cols) {
+  int r = 0;
+  for (; r + kBlock <= rows; r += kBlock) block<kBlock, C>(x + int64_t{r} * inner, codes, scale, y + int64_t{r} * cols, inner, cols);
+  for (; r < rows; ++r) block<1, C>(x + int64_t{r} * inner, codes, scale, y + int64_t{r} * cols, inner, cols);
+}
+
+ffi::Error Coded(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S8> w, ffi::Buffer<ffi::F32> scale,
+                 ffi::ResultBuffer<ffi::F32> y) {
+  const int rows = x.dimensions()[0], inner = x.dimensions()[1], cols = w.dimensions()[0];
+  if (inner % kTile) return ffi::Error(ffi::ErrorCode::kInvalidArgument, "products: the summed axis must be a multiple of 16");
+  const float *in = x.typed_data(), *scales = scale.typed_data();
+  const auto* codes = reinterpret_cast<const int8_t*>(w.untyped_data());
+  float* out = y->typed_data();
+  const int step = share(pool, double(rows) * cols * inner, cols, kBlock);
+  in_parts(pool, cols, step, [=](int64_t first) {
+    const int64_t end = std::min<int64_t>(first + step, cols);
+    int64_t c = first;
+    for (; c + kBlock <= end; c += kBlock) columns<kBlock>(in, codes + c * inner, scales + c, out + c, rows, inner, cols);
+    for (; c < end; ++c) columns<1>(in, codes + c * inner, scales + c, out + c, rows, inner, cols);
+  });
   return ffi::Error::Success();
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(product, Product,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(narrow, Narrow,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::Buffer<ffi::BF16>>().Arg<ffi::Buffer<ffi::BF16>>()
                                   .Ret<ffi::Buffer<ffi::F32>>().Attr<bool>("turn_x").Attr<bool>("turn_w"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(coded, Coded,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::Buffer<ffi::F32>>().Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>().Ret<ffi::Buffer<ffi::F32>>());

@@ -1,10 +1,11 @@
-"""Matrix products on the matrix units of a CPU (AMX), which XLA does not reach: an option, off unless a run asks for it.
+"""Matrix products that XLA does not make fast on a CPU: options, off unless asked for. Both need a C++ compiler.
 
-    pip install -e '.[mkl]'        and a C++ compiler
-    python train.py CONFIG run.products=mkl
+    python train.py CONFIG run.products=mkl      on the CPU's matrix units (AMX); needs pip install -e '.[mkl]'
+    python sample.py RUN --eight-bit PARTS       by weights of 8 bits, of which a fourth as many bytes are read
 
-Weights and activations stay float32. What is multiplied is rounded to bfloat16 and summed in float32, which is also
-what a TPU does with float32 products unless told otherwise. The library is oneMKL; matmul.cc hands it to XLA.
+In the first, weights and activations stay float32. What is multiplied is rounded to bfloat16 and summed in float32, which
+is also what a TPU does with float32 products unless told otherwise. The library is oneMKL; matmul.cc hands it to XLA.
+The second is for decoding, where every token reads all weights: quant.py makes them.
 """
 
 import ctypes
@@ -19,12 +20,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int8
 
 from gemini_mini import errors, files
 
 Library = Literal["xla", "mkl"]
 UNITS = ("amx_bf16", "avx512_bf16")  # as Linux names what a CPU needs for this to be fast
+UNIT = 16  # numbers of a vector in matmul.cc
 SOURCE = Path(__file__).with_suffix(".cc")
 NARROW = jnp.bfloat16
 _library: Library = "xla"
@@ -43,6 +45,19 @@ def use(library: Library) -> None:
 
 def is_on() -> bool:
     return _library != "xla"
+
+
+def coded(x: Float[Array, "*B D"], codes: Int8[Array, "F D"], scale: Float[Array, "F"]) -> Float[Array, "*B F"]:
+    """`x @ (codes * scale).T`, of float32 `x`. D must be a multiple of UNIT; `load_coded` comes first."""
+    rows = x.reshape(-1, x.shape[-1])
+    call = jax.ffi.ffi_call("gemini_mini_coded", jax.ShapeDtypeStruct((len(rows), len(codes)), jnp.float32))
+    return call(rows, codes, scale).reshape(*x.shape[:-1], -1)
+
+
+@functools.cache
+def load_coded() -> None:
+    """Make `coded` known to XLA. Raises: InputError where it cannot be compiled."""
+    jax.ffi.register_ffi_target("gemini_mini_coded", jax.ffi.pycapsule(_compiled().coded), platform="cpu")
 
 
 @jax.custom_vjp
@@ -67,7 +82,7 @@ product.defvjp(_forward, lambda kept, grad: slopes(*kept, grad))
 
 def _call(x: Array, w: Array, turn_x: bool = False, turn_w: bool = False) -> Array:
     shape = x.shape[1 if turn_x else 0], w.shape[0 if turn_w else 1]
-    call = jax.ffi.ffi_call("gemini_mini_product", jax.ShapeDtypeStruct(shape, jnp.float32))
+    call = jax.ffi.ffi_call("gemini_mini_narrow", jax.ShapeDtypeStruct(shape, jnp.float32))
     return call(x, w, turn_x=np.bool_(turn_x), turn_w=np.bool_(turn_w))
 
 
@@ -93,25 +108,26 @@ def find_mkl() -> Path:
 
 def open_blas(path: Path) -> None:
     """From now on products are those of this library. Raises: InputError when it has none of bfloat16 matrices."""
-    library = ctypes.CDLL(str(_compiled()))
+    library = _compiled()
     if not library.open_blas(str(path).encode()):
         raise errors.InputError(f"run.products=mkl: {path} has no product of bfloat16 matrices; pip install --upgrade mkl")
-    jax.ffi.register_ffi_target("gemini_mini_product", jax.ffi.pycapsule(library.product), platform="cpu")
+    jax.ffi.register_ffi_target("gemini_mini_narrow", jax.ffi.pycapsule(library.narrow), platform="cpu")
 
 
-def _compiled() -> Path:
-    """The shared library, kept by what it is made of."""
+@functools.cache
+def _compiled() -> ctypes.CDLL:
+    """matmul.cc for this CPU, compiled once and kept by what it is made of."""
     path = files.CACHE / f"matmul-{files.hash_bytes(SOURCE.read_bytes(), jax.__version__.encode())}.so"
-    if path.is_file():
-        return path
-    compiler = shutil.which("c++") or shutil.which("g++")
-    if not compiler:
-        raise errors.InputError("run.products=mkl: needs a C++ compiler (apt install g++), or leave it at xla")
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / path.name
-        command = [compiler, "-O2", "-w", "-std=c++17", "-shared", "-fPIC", f"-I{jax.ffi.include_dir()}", str(SOURCE), "-ldl", "-o", str(made)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise errors.InputError(f"run.products=mkl: {SOURCE} does not compile here, so leave it at xla:\n{done.stderr[-2000:]}")
-        files.write_bytes(path, made.read_bytes())
-    return path
+    if not path.is_file():
+        compiler = shutil.which("c++") or shutil.which("g++")
+        if not compiler:
+            raise errors.InputError("run.products=mkl and --eight-bit need a C++ compiler (apt install g++); do without them, or install one")
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / path.name
+            command = [compiler, "-O3", "-march=native", "-w", "-std=c++17", "-shared", "-fPIC", f"-I{jax.ffi.include_dir()}",
+                       str(SOURCE), "-ldl", "-o", str(made)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise errors.InputError(f"{SOURCE} does not compile here; do without run.products=mkl and --eight-bit:\n{done.stderr[-2000:]}")
+            files.write_bytes(path, made.read_bytes())
+    return ctypes.CDLL(str(path))

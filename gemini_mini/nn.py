@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from gemini_mini import errors, matmul, parallel
+from gemini_mini import errors, matmul, parallel, quant
 
 SLICES = 16  # of the rows, where the gradient of a weight is one product over both axes
 
@@ -48,7 +48,7 @@ def constant(shape: tuple[int, ...], axes: str, value: float) -> nnx.Param:
 
 def linear(x: Float[Array, "*B D"], w: nnx.Param) -> Float[Array, "*B F"]:
     """`x @ w` in the type of `x`."""
-    return product(x, w[...].astype(x.dtype))
+    return w[...].product(x) if isinstance(w[...], quant.Codes) else product(x, w[...].astype(x.dtype))
 
 
 def product(x: Float[Array, "*B D"], w: Float[Array, "D F"], dtype: jnp.dtype | None = None) -> Float[Array, "*B F"]:
@@ -169,3 +169,11 @@ def with_weights(module: nnx.Module, new: dict[str, Array]) -> nnx.Module:
                                     "use the run's own config")
     treedef = jax.tree.structure(module)
     return jax.tree.unflatten(treedef, [new[name] for name, _ in named])
+
+
+def eight_bit(module: nnx.Module) -> nnx.Module:
+    """The module with every matrix in 8 bits: `linear` multiplies by them as they are. Raises: InputError where it cannot."""
+    matmul.load_coded()
+    letters = axes(module)
+    new = [quant.Codes.of(np.asarray(w), letters[name]) if w.ndim > 1 else w for name, w in weights(module).items()]
+    return jax.tree.unflatten(jax.tree.structure(module), new)

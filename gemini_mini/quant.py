@@ -3,14 +3,18 @@
     w ≈ scale * q        scale = max |w| of the channel / 127,  so that |w - scale * q| <= scale / 2
 
 A channel is what one scale serves: an output of a matrix, or an id of the embedding. Vectors (norms) are few, and
-stay as they are. The file is small; in memory the weights are float32 again.
+stay as they are. The file is small; in memory the weights are float32 again, or `Codes`.
 Paper: Jacob et al. 2018, "Quantization and Training of Neural Networks", arXiv 1712.05877 (here symmetric).
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+import jax
 import numpy as np
-from jaxtyping import Float32, Int8
+from jaxtyping import Array, Float, Float32, Int8
+
+from gemini_mini import errors, matmul
 
 SCALE = "#scale"  # after the name of a weight: the name of its scales
 MOST = 127
@@ -40,3 +44,36 @@ def unpack(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The float32 weights that `pack` made small."""
     return {name: w * packed[name + SCALE] if name + SCALE in packed else w
             for name, w in packed.items() if not name.endswith(SCALE)}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Codes:
+    """A matrix that stays in 8 bits where it is multiplied, its channels first."""
+
+    codes: Int8[Array, "F D"]
+    scale: Float32[Array, "F"]
+
+    @classmethod
+    def of(cls, w: Float32[np.ndarray, "*S"], axes: str) -> "Codes":
+        """As `pack`. Raises: InputError where `matmul.coded` cannot multiply it."""
+        codes, scale = quantise(w, axes)
+        codes = codes if axes.startswith("V") else codes.T
+        if codes.shape[1] % matmul.UNIT:
+            raise errors.InputError(f"--eight-bit: widths must be multiples of {matmul.UNIT}, got {codes.shape[1]}; do without it")
+        return cls(*jax.device_put((codes, scale.ravel())))
+
+    def __getitem__(self, channels):
+        """Some channels as float32; all of it, as it is, for `...`."""
+        return self if channels is Ellipsis else self.codes[channels] * self.scale[channels][..., None]
+
+    def product(self, x: Float[Array, "*B D"]) -> Float[Array, "*B F"]:
+        return matmul.coded(x.astype(np.float32), self.codes, self.scale).astype(x.dtype)
+
+    @property
+    def sharding(self):
+        return self.codes.sharding
+
+    @property
+    def ndim(self) -> int:
+        return self.codes.ndim

@@ -45,14 +45,14 @@ def check_guidance(run: Run, guidance: float) -> None:
                                 "train it with task.hide_prompts=0.1, or leave guidance at 1")
 
 
-def load(folder: str | Path, mesh: Mesh | None = None) -> Run:
+def load(folder: str | Path, mesh: Mesh | None = None, eight_bit: bool = False) -> Run:
     """Read a run or a released file, its decoder cut over a mesh if one is given.
 
     Raises: InputError when the folder is no run, is unfinished, or mixes vocabularies.
     """
     folder = Path(folder)
     if folder.is_file():
-        return _load_released(folder, mesh)
+        return _load_released(folder, mesh, eight_bit)
     if not (folder / "run.json").is_file():
         raise errors.InputError(f"{folder}: is no run folder (it has no run.json); give one that train.py made")
     if not (folder / "model.safetensors").is_file():
@@ -61,7 +61,7 @@ def load(folder: str | Path, mesh: Mesh | None = None) -> Run:
     tokenizers = bundle.load(*(folder / "tokenizers" / n for n in ("text.model", "image.safetensors", "audio.safetensors")))
     arrays, meta = files.load_arrays(folder / "model.safetensors")
     vocabulary.check(meta["vocabulary"], tokenizers.vocab.fingerprint, f"{folder}/tokenizers")
-    return Run(_decoder(arrays, tokenizers, settings, f"{folder}/run.json", mesh), tokenizers, settings, folder)
+    return Run(_decoder(arrays, tokenizers, settings, f"{folder}/run.json", mesh, eight_bit), tokenizers, settings, folder)
 
 
 def weights_hash(folder: Path) -> str:
@@ -88,7 +88,7 @@ def save_released(run: Run, path: Path, card: str) -> None:
     files.save_arrays(path, arrays, {name: json.dumps(value, ensure_ascii=False) for name, value in meta.items()})
 
 
-def _load_released(path: Path, mesh: Mesh | None) -> Run:
+def _load_released(path: Path, mesh: Mesh | None, eight_bit: bool) -> Run:
     arrays, meta = files.load_arrays(path)
     if not {"settings", "digest", "vocabulary", "image", "audio"} <= set(meta):
         raise errors.InputError(f"{path}: is no released model; give a file of python -m gemini_mini.release, or a run folder")
@@ -98,17 +98,20 @@ def _load_released(path: Path, mesh: Mesh | None) -> Run:
         text.TextTokenizer(arrays["text"].tobytes()), image.of_arrays(images, {"config": meta["image"]}, path),
         audio.of_arrays(sounds, {"config": meta["audio"]}, path), digest)
     vocabulary.check(vocabulary_read, tokenizers.vocab.fingerprint, str(path))
-    model = _decoder(quant.unpack(_under("decoder", arrays)), tokenizers, settings, str(path), mesh)
+    model = _decoder(quant.unpack(_under("decoder", arrays)), tokenizers, settings, str(path), mesh, eight_bit)
     return Run(model, tokenizers, settings, path)
 
 
 def _decoder(
-    arrays: dict[str, np.ndarray], tokenizers: bundle.Tokenizers, settings: dict, where: str, mesh: Mesh | None
+    arrays: dict[str, np.ndarray], tokenizers: bundle.Tokenizers, settings: dict, where: str, mesh: Mesh | None, eight_bit: bool
 ) -> decoder.Decoder:
     model_config = config.from_json(decoder.DecoderConfig, settings["task"]["model"], where)
     shape = decoder.Decoder(replace(model_config, vocab_size=tokenizers.vocab.size), nn.Shapes())
+    if eight_bit and mesh:
+        raise errors.InputError("--eight-bit: is for one device; do without it, or without --mesh")
     weights = jax.device_put(arrays, parallel.shardings(arrays, nn.axes(shape), mesh) if mesh else None)
-    return nn.with_weights(shape, weights)
+    model = nn.with_weights(shape, weights)
+    return nn.eight_bit(model) if eight_bit else model
 
 
 def _arrays(module: nnx.Module) -> dict[str, np.ndarray]:

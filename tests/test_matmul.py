@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gemini_mini import errors, matmul, nn
-from gemini_mini.train import loss
+from gemini_mini import errors, matmul, nn, quant
+from gemini_mini.train import loop, loss, optim, setup
 
 PLAIN_BLAS = """
 #include <stdint.h>
@@ -94,6 +94,28 @@ def test_the_loss_and_its_gradient_are_near_those_of_xla(products):
         assert np.linalg.norm(slope - wanted) < 0.02 * np.linalg.norm(wanted)
 
 
+@pytest.mark.parametrize("inner, cols", [(16, 1), (64, 33), (768, 1500)])
+def test_weights_in_8_bits_multiply_as_their_float32_do(plain_blas, inner, cols):
+    """`plain_blas` says that there is a compiler."""
+    matmul.load_coded()
+    rng = np.random.default_rng(cols)
+    x, w = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 5, inner), (inner, cols)))
+    codes = quant.Codes.of(w, "D F")
+    multiply = jax.jit(quant.Codes.product)
+    made = np.asarray(multiply(codes, x))
+    kept = np.asarray(codes.codes, np.float32) * np.asarray(codes.scale)[:, None]
+    np.testing.assert_allclose(made, x @ kept.T, rtol=1e-4, atol=1e-5 * inner)
+    assert np.array_equal(codes[jnp.array([0, cols - 1])], kept[[0, -1]])
+    for rows in (x[:1, :1], x[:, 3:], x[1:, :4]):
+        where = np.isin(x[..., 0], rows[..., 0])
+        assert np.array_equal(np.asarray(multiply(codes, rows)).reshape(-1, cols), made[where]), "a row is the same in any batch"
+
+
+def test_what_8_bits_cannot_multiply_is_refused():
+    with pytest.raises(errors.InputError, match="multiples of 16, got 24"):
+        quant.Codes.of(np.ones((24, 32), np.float32), "D F")
+
+
 def test_what_is_missing_is_named(monkeypatch, tmp_path):
     refused = lambda: pytest.raises(errors.InputError, match="run.products=mkl: needs")
     monkeypatch.setattr(matmul, "UNITS", ("none such",))
@@ -107,9 +129,15 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path):
     assert "pip install" in str(error.value)
     monkeypatch.setattr(matmul.files, "CACHE", tmp_path)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with refused() as error:
-        matmul.open_blas(tmp_path / "any.so")
-    assert "C++ compiler" in str(error.value)
+    matmul._compiled.cache_clear()
+    with pytest.raises(errors.InputError, match="need a C.. compiler"):
+        matmul.load_coded.__wrapped__()
+    assert not matmul.is_on()
+
+
+def test_several_devices_have_the_products_of_xla():
+    with pytest.raises(errors.InputError, match="run.products: must be xla on a mesh of 8 devices"):
+        setup.build(None, optim.OptimConfig(), loop.RunConfig("runs/none", 1, products="mkl"), 1)
     assert not matmul.is_on()
 
 

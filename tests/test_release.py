@@ -1,14 +1,16 @@
 """A released file answers as the run does, is small, and says what it is."""
 
 import json
+import shutil
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gemini_mini
-from gemini_mini import errors, files, nn, quant, release, run, stream
+from gemini_mini import api, errors, files, nn, parallel, quant, release, run, stream
 from gemini_mini.model import decoder
 
 SETTINGS = {"batch_rows": 8, "user_weight": 0.1, "answer_text_weight": 4.0, "rows": "nowhere",
@@ -52,6 +54,21 @@ def test_a_released_file_answers_as_its_rounded_weights_do(model, released):
         assert np.abs(np.asarray(found[name]) - np.asarray(w)).max() <= step * 0.501
     assert loaded.tokenizers.text.decode(loaded.tokenizers.text.encode("a cat 🐈")) == "a cat 🐈"
     assert loaded.tokenizers.image.config == model.run.tokenizers.image.config
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+def test_weights_that_stay_in_8_bits_answer_as_they_do_in_32(released, run_folder):
+    wide, small = run.load(released), run.load(released, eight_bit=True)
+    kept = nn.weights(small.model)
+    assert {type(w) for w in kept.values() if w.ndim > 1} == {quant.Codes}
+    assert sum(a.nbytes for a in jax.tree.leaves(kept)) < 0.3 * sum(w.nbytes for w in nn.weights(wide.model).values())
+    ids = jnp.arange(24, dtype=jnp.int32)[None] % 290 + 1
+    made, expected = (r.model.logits(r.model(ids, ids * 0, jnp.ones_like(ids))) for r in (small, wide))
+    np.testing.assert_allclose(made, expected, atol=1e-4 * float(jnp.std(expected)))
+    answers = [api.Model(r).generate(["a cat"], temperature=0.0, max_tokens=60, modalities=("text",)).tokens for r in (small, wide)]
+    assert np.array_equal(*answers) and len(answers[0])
+    with pytest.raises(errors.InputError, match="--eight-bit: is for one device"):
+        run.load(run_folder, parallel.mesh((0, 1, 1, 1)), eight_bit=True)
 
 
 def test_what_draws_pictures_has_8_bits_and_what_chooses_codes_16(model, released):

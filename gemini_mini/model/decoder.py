@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from gemini_mini import errors, nn, parallel
+from gemini_mini import errors, nn, parallel, quant
 from gemini_mini.model import attention, ring
 
 EMBED_STD = 0.02  # small, so that a tied output does not start by predicting its own input
@@ -149,12 +149,16 @@ class Decoder(nnx.Module):
         return logits(self.embed[...], hidden)
 
     def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        return parallel.gathered(self.embed[...], "V D")[tokens].astype(self.dtype) / EMBED_STD
+        embed = self.embed[...]
+        rows = embed[tokens] if isinstance(embed, quant.Codes) else parallel.gathered(embed, "V D")[tokens]
+        return rows.astype(self.dtype) / EMBED_STD
 
 
 _step = jax.jit(Block.step)  # the blocks are alike: traced once, not once each
 
 
-def logits(embed: Float[Array, "V D"], hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+def logits(embed: Float[Array, "V D"] | quant.Codes, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
     """Float32 scores of every id, by the embedding itself."""
+    if isinstance(embed, quant.Codes):
+        return embed.product(hidden.astype(jnp.float32))
     return nn.product(hidden, embed.T.astype(hidden.dtype), jnp.dtype(jnp.float32))
