@@ -4,7 +4,7 @@
 
 Needs a Python with `pip install -e '.[bench]'` for PyTorch, which runs in a process of its own. Its learning rate is the
 best of RATES in short runs, its schedule a cosine to a tenth. Every run ends its own schedule; ours, in the config's
-settings, are the given shares of PyTorch's steps. Every run reads the same first batches; nothing is hidden from the
+settings (run.products=mkl among the overrides, if wished), are the given shares of PyTorch's steps. Every run reads the same first batches; nothing is hidden from the
 input and every target weighs the same. The loss is the mean, over the validation sources, of nats a target. Seconds are of
 training alone, without compiling or evaluating; CPU-seconds, of all threads, are the figure to read on a shared machine.
 """
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gemini_mini import config as config_lib, errors, memory, nn
+from gemini_mini import config as config_lib, errors, matmul, memory, nn
 from gemini_mini.data import packing, rows
 from gemini_mini.tasks import pretrain
 from gemini_mini.train import loss, optim, step as step_lib
@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=(0.3, 0.4, 0.5))
     args = parser.parse_args()
     experiment = config_lib.load(args.config, args.overrides)
+    matmul.use(experiment.run.products)
     task = dataclasses.replace(experiment.task, hide_images=0.0, hide_prompts=0.0, user_weight=1.0, answer_text_weight=1.0)
     batch = task.batches(args.steps, 0)
     train, valid, every = [batch(n) for n in range(args.steps)], valid_batches(task), max(1, args.steps // 10)
