@@ -5,9 +5,11 @@
 # make release  trains that model again and writes its file and card
 # make test   the fast tests;  make test-slow  the others
 # BUDGET=0.1  a tenth of the training: shows that all works, not how well
+# PRODUCTS=mkl  the decoder trains on the CPU's matrix units (README, "What to expect")
 
 PYTHON ?= python3
 BUDGET ?= 1
+PRODUCTS ?= xla
 BIN := .venv/bin
 
 .PHONY: demo laptop sample release own test test-slow clean
@@ -31,7 +33,7 @@ demo laptop: .venv/installed
 	$(BIN)/python train.py $(AUDIO) task.world=data/$(SIZE)/world run.folder=runs/$(SIZE)-audio run.budget=$(BUDGET)
 	$(BIN)/python -m data_prep.pack data/$(SIZE)/world --config configs/$(SIZE).py --row-tokens $(ROW) --text data/$(SIZE)/text/text.model \
 		--image runs/$(SIZE)-image/image.safetensors --audio runs/$(SIZE)-audio/audio.safetensors --out data/$(SIZE)/rows
-	$(BIN)/python train.py configs/$(SIZE).py run.budget=$(BUDGET)
+	$(BIN)/python train.py configs/$(SIZE).py run.budget=$(BUDGET) run.products=$(PRODUCTS)
 	$(BIN)/python -m gemini_mini.evals runs/$(SIZE)
 	$(BIN)/python -m gemini_mini.report runs/$(SIZE)
 	$(BIN)/python -m gemini_mini.tokenizers report runs/$(SIZE)
@@ -53,7 +55,7 @@ own: .venv/installed
 	$(BIN)/python train.py configs/own_audio.py run.budget=$(BUDGET) $$(test -d data/own/world/speech/0000 || echo run.steps=1 run.max_minutes=0)
 	$(BIN)/python -m data_prep.pack data/own/world --row-tokens 512 --text data/own/text/text.model \
 		--image runs/own-image/image.safetensors --audio runs/own-audio/audio.safetensors --out data/own/rows
-	$(BIN)/python train.py configs/own.py run.budget=$(BUDGET)
+	$(BIN)/python train.py configs/own.py run.budget=$(BUDGET) run.products=$(PRODUCTS)
 	@echo 'done: $(BIN)/python sample.py runs/own PICTURE "What is it?" (data/own/world/report.txt names what it has never seen)'
 
 # Most of the time of the fast tests is compiling: without XLA's optimizations it is less than half (tests/conftest.py). The slow ones have them.
