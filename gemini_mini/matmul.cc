@@ -11,7 +11,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
-#ifdef __AVX512F__
+#if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -32,8 +32,7 @@ extern "C" int open_blas(const char* path) {
 namespace {
 
 constexpr int kRowMajor = 101, kAsIs = 111, kTurned = 112;  // as CBLAS numbers them
-constexpr int kTile = 16;                                   // rows and columns of a matrix unit, numbers of a vector
-constexpr int kBlock = 4;                                   // rows and columns whose sums of vectors stand in registers
+constexpr int kTile = 16;                                   // rows and columns of a matrix unit
 constexpr double kAlone = 1e6;                              // multiplications below which other threads are not woken
 
 // Numbers of the longer side of a result for each thread, a multiple of `unit`.
@@ -86,14 +85,22 @@ ffi::Error Narrow(ffi::ThreadPool pool, ffi::Buffer<ffi::BF16> x, ffi::Buffer<ff
   return ffi::Error::Success();
 }
 
-typedef float Floats __attribute__((vector_size(4 * kTile)));
-
-inline Floats widened(const int8_t* codes) {
 #ifdef __AVX512F__
+constexpr int kLanes = 16, kRows = 4, kCols = 4;  // of a vector; rows and columns whose sums of vectors fit the registers
+#else
+constexpr int kLanes = 8, kRows = 2, kCols = 4;
+#endif
+typedef float Floats __attribute__((vector_size(4 * kLanes)));
+
+// Compilers widen a loop of bytes one by one, so where they have them the instructions are named.
+inline Floats widened(const int8_t* codes) {
+#if defined(__AVX512F__)
   return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)codes)));
+#elif defined(__AVX2__)
+  return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)codes)));
 #else
   Floats wide;
-  for (int i = 0; i < kTile; ++i) wide[i] = codes[i];
+  for (int i = 0; i < kLanes; ++i) wide[i] = codes[i];
   return wide;
 #endif
 }
@@ -102,7 +109,7 @@ inline Floats widened(const int8_t* codes) {
 template <int R, int C>
 inline void block(const float* x, const int8_t* codes, const float* scale, float* y, int inner, int cols) {
   Floats sums[R][C] = {};
-  for (int k = 0; k < inner; k += kTile) {
+  for (int k = 0; k < inner; k += kLanes) {
     Floats wide[C];
     for (int c = 0; c < C; ++c) wide[c] = widened(codes + int64_t{c} * inner + k);
     for (int r = 0; r < R; ++r) {
@@ -114,7 +121,7 @@ inline void block(const float* x, const int8_t* codes, const float* scale, float
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < C; ++c) {
       float sum = 0;
-      for (int i = 0; i < kTile; ++i) sum += sums[r][c][i];
+      for (int i = 0; i < kLanes; ++i) sum += sums[r][c][i];
       y[int64_t{r} * cols + c] = sum * scale[c];
     }
 }
@@ -122,22 +129,22 @@ inline void block(const float* x, const int8_t* codes, const float* scale, float
 template <int C>
 void columns(const float* x, const int8_t* codes, const float* scale, float* y, int rows, int inner, int cols) {
   int r = 0;
-  for (; r + kBlock <= rows; r += kBlock) block<kBlock, C>(x + int64_t{r} * inner, codes, scale, y + int64_t{r} * cols, inner, cols);
+  for (; r + kRows <= rows; r += kRows) block<kRows, C>(x + int64_t{r} * inner, codes, scale, y + int64_t{r} * cols, inner, cols);
   for (; r < rows; ++r) block<1, C>(x + int64_t{r} * inner, codes, scale, y + int64_t{r} * cols, inner, cols);
 }
 
 ffi::Error Coded(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S8> w, ffi::Buffer<ffi::F32> scale,
                  ffi::ResultBuffer<ffi::F32> y) {
   const int rows = x.dimensions()[0], inner = x.dimensions()[1], cols = w.dimensions()[0];
-  if (inner % kTile) return ffi::Error(ffi::ErrorCode::kInvalidArgument, "products: the summed axis must be a multiple of 16");
+  if (inner % kLanes) return ffi::Error(ffi::ErrorCode::kInvalidArgument, "products: the summed axis must be a multiple of a vector's");
   const float *in = x.typed_data(), *scales = scale.typed_data();
   const auto* codes = reinterpret_cast<const int8_t*>(w.untyped_data());
   float* out = y->typed_data();
-  const int step = share(pool, double(rows) * cols * inner, cols, kBlock);
+  const int step = share(pool, double(rows) * cols * inner, cols, kCols);
   in_parts(pool, cols, step, [=](int64_t first) {
     const int64_t end = std::min<int64_t>(first + step, cols);
     int64_t c = first;
-    for (; c + kBlock <= end; c += kBlock) columns<kBlock>(in, codes + c * inner, scales + c, out + c, rows, inner, cols);
+    for (; c + kCols <= end; c += kCols) columns<kCols>(in, codes + c * inner, scales + c, out + c, rows, inner, cols);
     for (; c < end; ++c) columns<1>(in, codes + c * inner, scales + c, out + c, rows, inner, cols);
   });
   return ffi::Error::Success();
