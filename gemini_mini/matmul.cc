@@ -65,22 +65,35 @@ void in_parts(ffi::ThreadPool& pool, int size, int step, Part part) {
   work->all.wait(lock, [&] { return work->done == parts; });
 }
 
+// One product, whose longer side is cut, or as many as there are in [batch, ., .], dealt whole.
 ffi::Error Narrow(ffi::ThreadPool pool, ffi::Buffer<ffi::BF16> x, ffi::Buffer<ffi::BF16> w, ffi::ResultBuffer<ffi::F32> y,
                   bool turn_x, bool turn_w) {
   if (!gemm) return ffi::Error(ffi::ErrorCode::kFailedPrecondition, "products: no library is open");
-  const int rows = y->dimensions()[0], cols = y->dimensions()[1], inner = x.dimensions()[turn_x ? 0 : 1];
-  const int x_stride = x.dimensions()[1], w_stride = w.dimensions()[1];
+  const auto x_shape = x.dimensions().last(2), w_shape = w.dimensions().last(2), y_shape = y->dimensions().last(2);
+  const int rows = y_shape[0], cols = y_shape[1], inner = x_shape[turn_x ? 0 : 1], x_stride = x_shape[1], w_stride = w_shape[1];
+  const int batch = y->element_count() / (int64_t{rows} * cols);
   const auto* left = reinterpret_cast<const uint16_t*>(x.untyped_data());
   const auto* right = reinterpret_cast<const uint16_t*>(w.untyped_data());
   float* out = y->typed_data();
+  const auto multiply = [=](int some_rows, int some_cols, const uint16_t* from_x, const uint16_t* from_w, float* to) {
+    gemm(kRowMajor, turn_x ? kTurned : kAsIs, turn_w ? kTurned : kAsIs, some_rows, some_cols, inner, 1, from_x, x_stride, from_w,
+         w_stride, 0, to, cols);
+  };
+  const double multiplications = double(batch) * rows * cols * inner;
+  if (batch > 1) {
+    const int step = share(pool, multiplications, batch, 1);
+    in_parts(pool, batch, step, [=](int64_t first) {
+      for (int64_t i = first; i < std::min<int64_t>(first + step, batch); ++i)
+        multiply(rows, cols, left + i * inner * rows, right + i * inner * cols, out + i * rows * cols);
+    });
+    return ffi::Error::Success();
+  }
   const bool by_rows = rows >= cols;
-  const int size = by_rows ? rows : cols, step = share(pool, double(rows) * cols * inner, size, kTile);
+  const int size = by_rows ? rows : cols, step = share(pool, multiplications, size, kTile);
   in_parts(pool, size, step, [=](int64_t first) {
     const int count = std::min<int64_t>(step, size - first);
-    const uint16_t* x_part = !by_rows ? left : left + first * (turn_x ? 1 : x_stride);
-    const uint16_t* w_part = by_rows ? right : right + first * (turn_w ? w_stride : 1);
-    gemm(kRowMajor, turn_x ? kTurned : kAsIs, turn_w ? kTurned : kAsIs, by_rows ? count : rows, by_rows ? cols : count, inner, 1, x_part,
-         x_stride, w_part, w_stride, 0, out + first * (by_rows ? cols : 1), cols);
+    if (by_rows) multiply(count, cols, left + first * (turn_x ? 1 : x_stride), right, out + first * cols);
+    else multiply(rows, count, left, right + first * (turn_w ? w_stride : 1), out + first);
   });
   return ffi::Error::Success();
 }

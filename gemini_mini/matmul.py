@@ -60,28 +60,28 @@ def load_coded() -> None:
     jax.ffi.register_ffi_target("gemini_mini_coded", jax.ffi.pycapsule(_compiled().coded), platform="cpu")
 
 
-@jax.custom_vjp
-def product(x: Float[Array, "M D"], w: Float[Array, "D F"]) -> Float[Array, "M F"]:
-    """`x @ w`."""
-    return _call(x.astype(NARROW), w.astype(NARROW))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: Float[Array, "*B M D"], w: Float[Array, "*B _ _"], turn: bool = False) -> Float[Array, "*B M F"]:
+    """`x @ w`, or `x @ w.T` with `turn`; of matrices, or of as many as there are along a first axis."""
+    return _call(x.astype(NARROW), w.astype(NARROW), turn_w=turn)
 
 
-def slopes(x: Float[Array, "M D"], w: Float[Array, "D F"], grad: Float[Array, "M F"]) -> tuple[Array, Array]:
+def slopes(x: Float[Array, "*B M D"], w: Float[Array, "*B _ _"], grad: Float[Array, "*B M F"], turn: bool = False) -> tuple[Array, Array]:
     """The gradients of x and w, given that of `product`."""
     x, w, grad = (a.astype(NARROW) for a in (x, w, grad))
-    return _call(grad, w, turn_w=True), _call(x, grad, turn_x=True)
+    return _call(grad, w, turn_w=not turn), _call(grad, x, turn_x=True) if turn else _call(x, grad, turn_x=True)
 
 
-def _forward(x, w):
+def _forward(x, w, turn):
     x, w = x.astype(NARROW), w.astype(NARROW)
-    return _call(x, w), (x, w)
+    return _call(x, w, turn_w=turn), (x, w)
 
 
-product.defvjp(_forward, lambda kept, grad: slopes(*kept, grad))
+product.defvjp(_forward, lambda turn, kept, grad: slopes(*kept, grad, turn))
 
 
 def _call(x: Array, w: Array, turn_x: bool = False, turn_w: bool = False) -> Array:
-    shape = x.shape[1 if turn_x else 0], w.shape[0 if turn_w else 1]
+    shape = (*x.shape[:-2], x.shape[-1 if turn_x else -2], w.shape[-2 if turn_w else -1])
     call = jax.ffi.ffi_call("gemini_mini_narrow", jax.ShapeDtypeStruct(shape, jnp.float32))
     return call(x, w, turn_x=np.bool_(turn_x), turn_w=np.bool_(turn_w))
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gemini_mini import errors, matmul, nn, quant
+from gemini_mini.model import attention
 from gemini_mini.train import loop, loss, optim, setup
 
 PLAIN_BLAS = """
@@ -67,6 +68,30 @@ def test_products_and_slopes_are_those_of_numpy(products, rows, inner, cols):
     np.testing.assert_allclose(made, rounded(x) @ rounded(w), **close)
     np.testing.assert_allclose(x_slope, rounded(grad) @ rounded(w).T, **close)
     np.testing.assert_allclose(w_slope, rounded(x).T @ rounded(grad), **close)
+
+
+@pytest.mark.parametrize("turn", [False, True])
+@pytest.mark.parametrize("batch, rows, inner, cols", [(1, 40, 16, 8), (7, 33, 48, 20), (12, 256, 64, 192)])
+def test_a_batch_of_products_is_each_of_them(products, batch, rows, inner, cols, turn):
+    rng = np.random.default_rng(batch)
+    x, grad = (rng.normal(size=(batch, rows, size)).astype(np.float32) for size in (inner, cols))
+    w = rng.normal(size=(batch, cols, inner) if turn else (batch, inner, cols)).astype(np.float32)
+    made, pull = jax.vjp(jax.jit(lambda x, w: matmul.product(x, w, turn)), x, w)
+    exact, exact_pull = jax.vjp(lambda x, w: x @ (w.swapaxes(1, 2) if turn else w), *map(rounded, (x, w)))
+    np.testing.assert_allclose(made, exact, rtol=1e-4, atol=1e-3)
+    for slope, wanted in zip(pull(jnp.asarray(grad)), exact_pull(jnp.asarray(rounded(grad)))):
+        np.testing.assert_allclose(slope, wanted, rtol=1e-4, atol=2e-3)
+
+
+def test_attention_is_near_that_of_xla(products):
+    rng = np.random.default_rng(2)
+    q, k, v = (jnp.asarray(rng.normal(size=(3, 96, heads, 16)), jnp.float32) for heads in (4, 2, 2))
+    segments = jnp.asarray(np.sort(rng.integers(1, 4, (3, 96)), axis=1), jnp.int32)
+    made = lambda: jax.jit(lambda *a: jax.vjp(lambda q, k, v: attention.attend_packed(q, k, v, segments), *a)[1](v.repeat(2, 2)))(q, k, v)
+    slopes = made()
+    matmul._library = "xla"
+    for slope, wanted in zip(slopes, made()):
+        assert 0 < np.linalg.norm(slope - wanted) < 0.02 * np.linalg.norm(wanted)
 
 
 def test_many_products_at_once_are_each_right(products):
