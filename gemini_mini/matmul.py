@@ -44,6 +44,7 @@ def use(library: Library) -> None:
 
 
 def is_on() -> bool:
+    """Whether programs traced now have the products of a library."""
     return _library != "xla"
 
 
