@@ -1,6 +1,6 @@
 """Own data as documents: each pair of a record's parts in both directions, and what has an order as it stands.
 
-    draw         caption -> picture             speech_draw  sound -> picture
+    draw         caption -> picture             speech_draw  sound -> caption, picture
     name         picture -> captions            translate    caption -> caption in another language
     listen       sound -> text                  watch        clip -> caption
     documents    documents in order; what has nothing beside it
@@ -79,7 +79,8 @@ def speech_draw(world: World, record: Record, rng: np.random.Generator) -> Itera
     for lang, sound in _pairs(record, "audio"):
         for picture in _values(record, "image"):
             question = [world.part("audio", sound), Text(_ask(phrases.SPEECH_DRAW, lang, rng))]
-            yield questions.turn(question, [world.part("image", picture)])
+            heard = [Text(said)] if (said := caption_of(record, lang)) else []  # first, as in world_documents.py
+            yield questions.turn(question, [*heard, world.part("image", picture)])
 
 
 def translate(world: World, record: Record, rng: np.random.Generator) -> Iterator[Document]:

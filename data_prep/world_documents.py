@@ -3,7 +3,7 @@
     draw         name -> picture                translate  name (and picture) -> another language
     name         picture -> names               motion     video -> what happens
     listen       speech -> text                 digits     digit -> number or word, and back
-    speech_draw  speech -> picture              one_shot   a worked example, then two new colours
+    speech_draw  speech -> text, picture        one_shot   a worked example, then two new colours
     interleaved  several pictures, sounds and texts in one turn
     prose, code, names, captions, long_text     text alone
 
@@ -47,7 +47,9 @@ def ask_listen(world: World, clip: int, phrasing: str) -> tuple[Document, Docume
 
 
 def ask_speech_draw(world: World, clip: int, phrasing: str) -> tuple[Document, Document]:
-    return [world.sound(clip), Text(phrasing)], [world.picture(world.clips[clip].item)]
+    """What is heard is written first: then it is drawn from words, which is learned from far more documents."""
+    question, heard = ask_listen(world, clip, phrasing)
+    return question, [*heard, world.picture(world.clips[clip].item)]
 
 
 def ask_translate(

@@ -322,7 +322,8 @@ def _drawing(prompt, truth, answer, example) -> str:
     drawn = "".join(_image(pixels, "drawn") for pixels in task_lib.images(answer)[:3])
     real = "".join(_image(pixels, "real") for pixels in task_lib.images(truth))
     sounds = "".join(page.sound(part.samples) + "<br>" for part in prompt if isinstance(part, stream.Audio))
-    return f"{_asked(prompt)}{sounds}{drawn or _said(answer, truth, False)}{real}"
+    said = _said(answer, truth, example["is_right"]) if task_lib.words(answer) or not drawn else ""
+    return f"{_asked(prompt)}{sounds}{said}{drawn}{real}"
 
 
 def _picture_named(prompt, truth, answer, example) -> str:

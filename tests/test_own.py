@@ -197,7 +197,7 @@ def test_every_pair_is_asked_about_in_both_directions(world):
              for name, docs in made.items()}
     assert kinds["draw"] == {("Text", "Image")} and kinds["listen"] == {("Audio", "Text", "Text")}
     assert kinds["name"] == {("Image", "Text", "Text"), ("Image", "Text", "Text", "Text", "Text")}
-    assert kinds["speech_draw"] == {("Audio", "Text", "Image")} and kinds["translate"] == {("Text", "Text")}
+    assert kinds["speech_draw"] == {("Audio", "Text", "Text", "Image")} and kinds["translate"] == {("Text", "Text")}
     train = [record for record in world.records if record.split == "train" and record.name.startswith("disc")]
     for record in train:
         pixels = world.part("image", next(v for k, _, v in record.parts if k == "image")).pixels
