@@ -27,7 +27,7 @@ from gemini_mini.data import packing, rows
 from gemini_mini.tasks import pretrain
 from gemini_mini.train import loss, optim, step as step_lib
 
-RATES = (1e-3, 2e-3, 4e-3)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 PEER = Path(__file__).parent / "torch_llama.py"
 
 

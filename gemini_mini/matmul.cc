@@ -124,7 +124,10 @@ inline void block(const float* x, const int8_t* codes, const float* scale, float
   Floats sums[R][C] = {};
   for (int k = 0; k < inner; k += kLanes) {
     Floats wide[C];
-    for (int c = 0; c < C; ++c) wide[c] = widened(codes + int64_t{c} * inner + k);
+    for (int c = 0; c < C; ++c) {
+      if (k % 64 == 0) __builtin_prefetch(codes + int64_t{c + 2 * C} * inner + k);  // columns end before the processor foresees the next
+      wide[c] = widened(codes + int64_t{c} * inner + k);
+    }
     for (int r = 0; r < R; ++r) {
       Floats row;
       std::memcpy(&row, x + int64_t{r} * inner + k, sizeof row);
