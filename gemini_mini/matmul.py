@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int8
 
-from gemini_mini import errors, files
+from gemini_mini import errors, files, parallel
 
 Library = Literal["xla", "mkl"]
 UNITS = ("amx_bf16", "avx512_bf16")  # as Linux names what a CPU needs for this to be fast
@@ -44,8 +44,8 @@ def use(library: Library) -> None:
 
 
 def is_on() -> bool:
-    """Whether programs traced now have the products of a library."""
-    return _library != "xla"
+    """Whether programs traced now have the products of a library: never over a mesh, which is XLA's to cut."""
+    return _library != "xla" and parallel.current() is None
 
 
 def coded(x: Float[Array, "*B D"], codes: Int8[Array, "F D"], scale: Float[Array, "F"]) -> Float[Array, "*B F"]:

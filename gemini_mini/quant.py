@@ -73,7 +73,3 @@ class Codes:
     @property
     def sharding(self):
         return self.codes.sharding
-
-    @property
-    def ndim(self) -> int:
-        return self.codes.ndim

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "memory"}, {"files", "progress"}, {"vocab", "parallel", "matmul"}, {"quant"}, {"stream", "nn"}, {"tokenizers"}, {"data", "model"},
+    {"errors", "memory"}, {"files", "progress"}, {"vocab", "parallel"}, {"matmul"}, {"quant"}, {"stream", "nn"}, {"tokenizers"}, {"data", "model"},
     {"train", "decode"}, {"evals"}, {"tasks"}, {"config"}, {"run", "replay", "supervise", "text_alone"}, {"api"}, {"talk", "serve"}, {"report"},
     {"cards", "plan", "release", "ablate"},
 ]
