@@ -14,13 +14,13 @@ from gemini_mini.tasks import pretrain
 from gemini_mini.train import loop, optim
 
 TEXT = {"prose": 0.02, "code": 0.02, "names": 0.01, "captions": 0.01, "translate": 0.03}
-PAIRS = {"draw": 0.41, "name": 0.17, "listen": 0.15, "motion": 0.045, "one_shot": 0.03, "retrieval": 0.05,
-         "speech_draw": 0.03, "digits": 0.015, "interleaved": 0.03}
+PAIRS = {"draw": 0.41, "name": 0.14, "listen": 0.14, "motion": 0.035, "one_shot": 0.02, "retrieval": 0.04,
+         "speech_draw": 0.03, "digits": 0.015, "interleaved": 0.08}
 STAGES = (
     mixture.Stage("foundations", 0.12, {"draw": 0.42, "name": 0.16, "listen": 0.18, "motion": 0.05, "retrieval": 0.06, "digits": 0.02,
                                         "prose": 0.04, "code": 0.04, "names": 0.03}),
     mixture.Stage("paired", 0.7, TEXT | PAIRS),
-    mixture.Stage("annealing", 1.0, PAIRS | {"draw": 0.43, "name": 0.2, "translate": 0.02, "prose": 0.01, "code": 0.01}),
+    mixture.Stage("annealing", 1.0, PAIRS | {"draw": 0.43, "name": 0.17, "translate": 0.02, "prose": 0.01, "code": 0.01}),
 )
 
 
@@ -33,5 +33,5 @@ def config() -> config_lib.Experiment:
             hide_images=1.0, hide_prompts=0.1, user_weight=0.1, answer_text_weight=4.0,
         ),
         optim=optim.OptimConfig(kind="muon", lr=4e-3, muon_lr=2e-2, decay=0.4),
-        run=loop.RunConfig(folder="runs/laptop", steps=6000, max_minutes=105.0, eval_every=1000, save_every=100),
+        run=loop.RunConfig(folder="runs/laptop", steps=8000, max_minutes=105.0, eval_every=1000, save_every=100),
     )

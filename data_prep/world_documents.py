@@ -161,7 +161,10 @@ def digits(world: World, rng: np.random.Generator) -> Iterator[Document]:
 
 
 def interleaved(world: World, rng: np.random.Generator) -> Iterator[Document]:
-    """For each training name a list to draw, two pictures to name, two sounds to draw, or sound and picture."""
+    """For each training name a list to draw, two pictures to name, two sounds to draw, or sound and picture.
+
+    Lists are the most, and of up to four things: to copy each name is what takes longest to learn.
+    """
     by_lang: dict[str, list[int]] = {}
     for item, lang in _names(world, "train"):
         by_lang.setdefault(lang, []).append(item)
@@ -170,16 +173,16 @@ def interleaved(world: World, rng: np.random.Generator) -> Iterator[Document]:
         spoken.setdefault((world.clips[clip].item, world.clips[clip].lang), []).append(clip)
 
     for item, lang in _mostly_english(world, _names(world, "train"), rng):
-        other = by_lang[lang][int(rng.integers(len(by_lang[lang])))]
+        other = _one_of(by_lang[lang], rng)
         if other == item:
             continue
         sounds = [_one_of(spoken[i, lang], rng) for i in (item, other) if (i, lang) in spoken]
-        kind = int(rng.integers(4 if len(sounds) == 2 else 2))
+        kind = max(0, int(rng.integers(-2, 4 if len(sounds) == 2 else 2)))
         names = [_name(world, i, lang) for i in (item, other)]
         both = f"{names[0]} {phrases.AND[lang]} {names[1]}"
         if kind == 0:
-            third = by_lang[lang][int(rng.integers(len(by_lang[lang])))]
-            yield questions.turn(*ask_list(world, [item, other] + [third] * (rng.random() < 0.2), lang))
+            more = [_one_of(by_lang[lang], rng) for _ in range(int(rng.integers(3)))]
+            yield questions.turn(*ask_list(world, [item, other, *more], lang))
         elif kind == 1:
             ask = phrases.pick(phrases.BOTH[lang], rng)
             yield questions.turn([world.picture(item), world.picture(other), Text(ask)], [Text(both)])

@@ -5,12 +5,20 @@ the mixture. Papers: AdamW, arXiv 1711.05101; Muon, Jordan 2024 and arXiv 2502.1
 stable, decay, arXiv 2404.06395.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
 import optax
+from jaxtyping import Array, Float
 from optax import contrib
+
+from gemini_mini import nn
+
+NEWTON_SCHULZ = 5, (3.4445, -4.7750, 2.0315)  # steps and coefficients of x, (x x') x, (x x')² x: Jordan 2024
+UPDATE_RMS = 0.2  # arXiv 2502.16982, section 2.2
 
 
 @dataclass(frozen=True)
@@ -38,14 +46,31 @@ def schedule(config: OptimConfig, peak: float, steps: int) -> optax.Schedule:
 
 def make(config: OptimConfig, axes: Mapping[str, str], steps: int) -> optax.GradientTransformation:
     """The transformation of gradients, a dict by weight name, in a run of `steps` steps."""
-    adamw = optax.adamw(schedule(config, config.lr, steps), b2=config.beta2, weight_decay=config.weight_decay,
-                        mask={name: len(letters.split()) > 1 for name, letters in axes.items()})
+    clip = optax.clip_by_global_norm(config.clip)
     if config.kind == "adamw":
-        return optax.chain(optax.clip_by_global_norm(config.clip), adamw)
+        return optax.chain(clip, optax.adamw(schedule(config, config.lr, steps), b2=config.beta2, weight_decay=config.weight_decay,
+                                             mask={name: len(letters.split()) > 1 for name, letters in axes.items()}))
     # An embedding's rows are not a linear map: orthogonalising it would tie unrelated ids together.
-    dims = {name: contrib.MuonDimensionNumbers() if len(letters.split()) == 2 and "V" not in letters else None
-            for name, letters in axes.items()}
-    muon = contrib.muon(schedule(config, config.muon_lr, steps), weight_decay=config.weight_decay,
-                        adam_b2=config.beta2, adam_learning_rate=schedule(config, config.lr, steps),
-                        muon_weight_dimension_numbers=dims, consistent_rms=0.2)
-    return optax.chain(optax.clip_by_global_norm(config.clip), muon)
+    kinds = {name: "muon" if len(letters.split()) == 2 and "V" not in letters else "nadam" for name, letters in axes.items()}
+    matrices = lambda weights: jax.tree.map(lambda _: contrib.MuonDimensionNumbers(), weights)
+    muon = optax.chain(
+        contrib.scale_by_muon(ns_steps=0, weight_dimension_numbers=matrices),  # Nesterov's momentum, of norm 1
+        optax.stateless(lambda updates, _: jax.tree.map(orthogonal, updates)),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(schedule(config, config.muon_lr, steps)))
+    nadam = optax.nadam(schedule(config, config.lr, steps), b2=config.beta2)
+    return optax.chain(clip, optax.partition({"muon": muon, "nadam": nadam}, kinds))
+
+
+def orthogonal(x: Float[Array, "D F"]) -> Float[Array, "D F"]:
+    """About the nearest orthogonal matrix of one whose norm is at most 1, times 0.2 sqrt(its longer side), for AdamW's size.
+
+    Newton-Schulz by our own products, which may be a library's: optax's own are always XLA's, in float32.
+    """
+    if x.shape[0] > x.shape[1]:
+        return orthogonal(x.T).T
+    steps, (first, third, fifth) = NEWTON_SCHULZ
+    for _ in range(steps):
+        square = nn.product(x, x.T)
+        x = first * x + nn.product(third * square + fifth * nn.product(square, square), x)
+    return UPDATE_RMS * math.sqrt(x.shape[1]) * x
