@@ -24,6 +24,7 @@ laptop: PIECES = 4096
 laptop: ROW = 512
 laptop: IMAGE = configs/image_tokenizer_laptop.py
 laptop: AUDIO = configs/audio_tokenizer.py run.steps=3000 run.max_minutes=10
+laptop: GUIDANCE = --guidance 1.5
 demo laptop: .venv/installed
 	$(BIN)/python -m data_prep.emoji_world --size $(SIZE) --out data/$(SIZE)/world
 	$(BIN)/python -m data_prep.train_text_tokenizer data/$(SIZE)/world --config configs/$(SIZE).py \
@@ -34,13 +35,13 @@ demo laptop: .venv/installed
 	$(BIN)/python -m data_prep.pack data/$(SIZE)/world --config configs/$(SIZE).py --row-tokens $(ROW) --text data/$(SIZE)/text/text.model \
 		--image runs/$(SIZE)-image/image.safetensors --audio runs/$(SIZE)-audio/audio.safetensors --out data/$(SIZE)/rows
 	$(BIN)/python train.py configs/$(SIZE).py run.budget=$(BUDGET) run.products=$(PRODUCTS)
-	$(BIN)/python -m gemini_mini.evals runs/$(SIZE)
+	$(BIN)/python -m gemini_mini.evals runs/$(SIZE) $(GUIDANCE)
 	$(BIN)/python -m gemini_mini.report runs/$(SIZE)
 	$(BIN)/python -m gemini_mini.tokenizers report runs/$(SIZE)
 	@echo "done: open runs/$(SIZE)/report.html and runs/$(SIZE)/tokenizers.html"
 
 sample: .venv/installed
-	$(BIN)/python sample.py released/laptop.safetensors "Draw: red heart"
+	$(BIN)/python sample.py released/laptop.safetensors --guidance 1.5 "Draw: red heart"
 
 release: laptop
 	$(BIN)/python -m gemini_mini.release runs/laptop --out released/laptop.safetensors

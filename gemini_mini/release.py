@@ -111,8 +111,8 @@ def card(
 
 
 def _protocol(detail: dict, half: str) -> str:
-    return (f"Text greedy, pictures at temperature {detail['image_temperature']:g}, one sample, no examples in the prompt; at most "
-            f"{detail['limit']} questions of a split; {half}.")
+    return (f"Text greedy, pictures at temperature {detail['image_temperature']:g} and guidance {detail['guidance']:g}, one sample, no "
+            f"examples in the prompt; at most {detail['limit']} questions of a split; {half}.")
 
 
 def _table(tasks: dict) -> list[str]:

@@ -133,7 +133,7 @@ def _made(detail: dict, started: dict, records: Sequence[dict]) -> str:
     facts += [(str(detail["cpus"]), "CPU cores"), (str(detail["pictures"]), "pictures in its world"),
               (f"{detail['seconds']:.0f} s", "to evaluate")]
     tiles = "".join(f"<div><b>{page.escape(value)}</b><span>{page.escape(name)}</span></div>" for value, name in facts)
-    how = (f"Text is greedy; pictures are drawn at temperature {detail['image_temperature']:g}, seed {detail['seed']}. "
+    how = (f"Text is greedy; pictures are drawn at temperature {detail['image_temperature']:g} and guidance {detail['guidance']:g}, seed {detail['seed']}. "
            f"At most {detail['limit']} questions of a split are asked.")
     return f'<div class="facts">{tiles}</div><p class="note">{page.escape(how)}</p>'
 

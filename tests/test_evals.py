@@ -398,7 +398,7 @@ def _run_folder(path, tasks, kept):
     """What training and evaluation leave behind."""
     command.save(path, tasks, kept, {
         "world": "world", "pictures": 37, "vocabulary": "v", "num_params": 4_000_000, "limit": 9, "seed": 0, "cpus": 2,
-        "is_valid_only": False, "text_temperature": 0.0, "image_temperature": 0.0, "seconds": 3.0})
+        "is_valid_only": False, "text_temperature": 0.0, "image_temperature": 0.0, "guidance": 1.5, "seconds": 3.0})
     files.write_json(path / "run.json", {"steps": 20, "settings": {"task": {"batch_rows": 8, "rows": str(path / "rows")}}})
     files.write_json(path / "rows" / "train" / "rows.json", {"row_tokens": 500})
     lines = [{"step": n, "loss": 3 / n, "loss/text": 2 / n, "loss/image": 3.5 / n, "tokens_per_s": 2000.0} for n in (10, 20)]

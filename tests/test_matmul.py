@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gemini_mini import errors, matmul, nn, quant
+from gemini_mini import errors, matmul, nn, parallel, quant
 from gemini_mini.model import attention
 from gemini_mini.train import loop, loss, optim, setup
 
@@ -160,10 +160,14 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path):
     assert not matmul.is_on()
 
 
-def test_several_devices_have_the_products_of_xla():
+def test_several_devices_have_the_products_of_xla(monkeypatch):
     with pytest.raises(errors.InputError, match="run.products: must be xla on a mesh of 8 devices"):
         setup.build(None, optim.OptimConfig(), loop.RunConfig("runs/none", 1, products="mkl"), 1)
     assert not matmul.is_on()
+    monkeypatch.setattr(matmul, "_library", "mkl")  # as one run leaves it to the next in a process
+    assert matmul.is_on()
+    with jax.sharding.use_abstract_mesh(parallel.mesh((0, 1, 1, 1)).abstract_mesh):
+        assert not matmul.is_on()
 
 
 def test_a_library_that_lacks_the_product_is_refused(plain_blas):

@@ -236,8 +236,9 @@ def test_a_taken_port_gets_a_sentence():
 
 
 @pytest.mark.slow
-def test_the_command_serves_and_ctrl_c_ends_it(run_folder, tmp_path):
-    command = [sys.executable, "-m", "gemini_mini.serve", str(run_folder), "--port", "0"]
+@pytest.mark.parametrize("more", [(), ("--eight-bit",)])
+def test_the_command_serves_and_ctrl_c_ends_it(run_folder, tmp_path, more):
+    command = [sys.executable, "-m", "gemini_mini.serve", str(run_folder), "--port", "0", *more]
     environment = os.environ | {"HOME": str(tmp_path), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
                           cwd=Path(__file__).parents[1]) as process:

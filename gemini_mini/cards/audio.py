@@ -32,24 +32,21 @@ def make(tokenizer: audio.AudioTokenizer, world: emoji_world.World) -> card.Card
     for i in shown:
         clip = world.clips[clips[i]]
         said = f"{page.escape(world.items[clip.item].names[clip.lang])} ({clip.lang})"
-        heard.append([said, *_beside(tokenizer, sounds[i], codes[i])])
+        heard.append([said, _both(tokenizer, sounds[i], codes[i])])
     return card.Card("Sound", facts, [], [
         ("Use of the codes", card.usage_chart(counts, "codes of valid clips")),
         ("To see and hear: log-mel energies, low tones below; a colour for each code", '<div class="scroll">'
-         + page.table(heard, ("says", "original", "what its codes keep, made to sound by Griffin-Lim")) + "</div>")])
+         + page.table(heard, ("says", "original, its codes, and what they keep, made to sound by Griffin-Lim")) + "</div>")])
 
 
-def _beside(
-    tokenizer: audio.AudioTokenizer, samples: Float32[np.ndarray, "samples"], codes: Int32[np.ndarray, "A"]
-) -> tuple[str, str]:
-    """The clip, and what is made of its codes alone: as pictures whose times stand below each other, and as sounds."""
+def _both(tokenizer: audio.AudioTokenizer, samples: Float32[np.ndarray, "samples"], codes: Int32[np.ndarray, "A"]) -> str:
+    """The clip above what is made of its codes alone: as pictures whose times stand below each other, and as sounds."""
     mel = np.asarray(logmel.log_mel(jnp.asarray(samples[None])))[0]
     kept = np.asarray(tokenizer.decode(jnp.asarray(codes[None])))[0]
     mel = np.pad(mel, ((0, len(kept) - len(mel)), (0, 0)), constant_values=np.log(logmel.FLOOR))
     drawn, redrawn = (page.picture(logmel.picture(x), alt, CODE_WIDTH * len(codes))
                       for x, alt in ((mel, "log-mel of the original"), (kept, "log-mel of the codes")))
-    return (f"{drawn}<br>{page.sound(samples)}",
-            f"{redrawn}<br>{_strip(codes)}<br>{page.sound(vocoder.from_log_mel(kept))}")
+    return "<br>".join((page.sound(samples), drawn, _strip(codes), redrawn, page.sound(vocoder.from_log_mel(kept))))
 
 
 def _strip(codes: Int32[np.ndarray, "A"]) -> str:

@@ -49,9 +49,10 @@ def main() -> None:
         prog="python -m gemini_mini.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder that train.py made")
     parser.add_argument("--port", type=int, default=8000, help="default 8000; 0: any that is free")
+    parser.add_argument("--eight-bit", action="store_true", help="weights of 8 bits: faster on a CPU; needs a C++ compiler")
     args = parser.parse_args()
     with listen(args.port) as door:
-        desk = desk_lib.Desk(api.load(args.run))
+        desk = desk_lib.Desk(api.load(args.run, eight_bit=args.eight_bit))
         desk.warm_up()
         print(f"open http://{web.HOSTS[0]}:{door.getsockname()[1]} (Ctrl-C ends it)", flush=True)
         try:
