@@ -21,7 +21,7 @@ from gemini_mini import errors, files, report, run, stream
 from gemini_mini import vocab as vocabulary
 from gemini_mini.evals import __main__ as command
 from gemini_mini.decode import engine
-from gemini_mini.evals import album, answerer, chart, classifier, failures, metrics, pictures, suite
+from gemini_mini.evals import album, answerer, chart, classifier, failures, judges, metrics, pictures, suite
 from gemini_mini.evals import task as task_lib
 from gemini_mini.evals.suites import audio as suites_audio
 from gemini_mini.evals.suites import generation as suites_generation
@@ -122,6 +122,7 @@ def test_mosaic_and_psnr():
 # The suite, on a small world of real pictures
 
 ASKED = [name for name in suite.REPORTED if isinstance(suite.TASKS[name], task_lib.Task)]
+KINDS = {suite.TASKS[name].kind or name for name in ASKED}
 
 PLAIN = {"🐈": "cat", "🐕": "dog", "🐟": "fish", "🍋": "lemon", "🍎": "red apple", "🔑": "key", "🚲": "bicycle",
          "⚓": "anchor", "🌵": "cactus", "🎻": "violin"}
@@ -205,7 +206,7 @@ class Stub:
 
 @pytest.fixture(scope="session")
 def truth(world) -> dict[str, stream.Document]:
-    found = [e for task in ASKED for split in task_lib.SPLITS for e in documents.examples(world, task, split)]
+    found = [e for kind in KINDS for split in task_lib.SPLITS for e in documents.examples(world, kind, split)]
     return {_key(e.prompt): e.answer for e in found}
 
 
@@ -251,6 +252,15 @@ def test_the_other_order_of_two_pictures_is_wrong(world):
             swapped = [part for part in example.answer[::-1]]
             judged = suite.TASKS[task].judge(context, [example, example], [example.answer, swapped])
             assert [j.score for j in judged] == [1, 0]
+
+
+@pytest.mark.parametrize("truth, answer, is_right", [
+    ("old woman: dark skin tone", "deaf woman: medium skin tone", True), ("baby: dark skin tone", "hand: dark skin tone", False),
+    ("fork and knife", "salt and pepper", False), ("Smiling face", "face with tears", True), ("face", "facepalm", False), ("dog", "", False)])
+def test_a_right_word_says_what_it_is(world, truth, answer, is_right):
+    example = task_lib.Example([], [stream.Text(truth)], 0, "en")
+    (judged,) = judges.shares_a_word(task_lib.Context(world, [], pictures.Gallery(world.pictures)), [example], [[stream.Text(answer)]])
+    assert judged.score == is_right
 
 
 def test_every_real_colour_is_nearest_to_itself_after_blurring(world):
@@ -311,7 +321,7 @@ def test_valid_only_never_looks_at_a_test_split(world, truth):
     stub = Stub(lambda _, prompt: looked.append(_key(prompt)) or [])
     tasks, _ = suite.run(world, stub, task_lib.Settings(limit=9, is_valid_only=True))
     assert not any("test" in split for task in tasks.values() for split in task["splits"])
-    allowed = {_key(e.prompt) for t in ASKED for s in task_lib.SPLITS if not s.startswith("test") for e in documents.examples(world, t, s)}
+    allowed = {_key(e.prompt) for t in KINDS for s in task_lib.SPLITS if not s.startswith("test") for e in documents.examples(world, t, s)}
     assert looked and set(looked) <= allowed < set(truth)
 
 
@@ -435,7 +445,7 @@ def test_report_shows_everything(world, truth, tmp_path):
     page = report.write(tmp_path).read_text()
     tags = _Tags(page)
     assert tags.open == []
-    assert tags.ids == ["made", "results", "learning", *(name for name in suite.REPORTED if name != "text"), "failures", "credits"]
+    assert tags.ids == ["made", "results", "learning", *(name for name in suite.REPORTED if name not in ("text", "name_word")), "failures", "credits"]
     assert all(source.startswith("data:") for source in tags.sources) and "<link" not in page and "<script" not in page
     shown = {(task["title"], split) for task in tasks.values() for split in task["splits"]}
     assert tags.found["table"] == 1 and tags.found["tr"] == 1 + len(shown)

@@ -41,6 +41,12 @@ def random_transcript(context: task.Context, examples: task.Examples) -> float:
     return task.figure(judges.spelling(context, examples, random_answer(context, examples)), is_ratio=True)["value"]
 
 
+def random_name(context: task.Context, examples: task.Examples) -> float:
+    """How often an English training name drawn at random shares a word."""
+    english = context._replace(train=[e for e in context.train if e.lang == "en"])
+    return task.figure(judges.shares_a_word(english, examples, random_answer(english, examples)), is_ratio=False)["value"]
+
+
 def random_words(context: task.Context, examples: task.Examples) -> float:
     """Word error rate of a training answer drawn at random."""
     return task.figure(scores.word_errors(context, examples, random_answer(context, examples)), is_ratio=True)["value"]

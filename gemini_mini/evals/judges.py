@@ -3,9 +3,13 @@
 Next: baselines.py, which are judged by the same functions.
 """
 
+import re
+
 import numpy as np
 
 from gemini_mini.evals import metrics, pictures, task
+
+NO_CONTENT = frozenset("a an and at for from in no of on or the to with skin tone light medium-light medium medium-dark dark".split())
 
 
 def is_drawn(context: task.Context, examples: task.Examples, answers: task.Documents) -> list[task.Judged]:
@@ -25,6 +29,12 @@ def is_drawn(context: task.Context, examples: task.Examples, answers: task.Docum
 def is_same_text(context: task.Context, examples: task.Examples, answers: task.Documents) -> list[task.Judged]:
     """The very words, borders of white space apart."""
     return [task.Judged(float(task.words(a) == task.words(e.answer)), 1.0) for e, a in zip(examples, answers, strict=True)]
+
+
+def shares_a_word(context: task.Context, examples: task.Examples, answers: task.Documents) -> list[task.Judged]:
+    """At least one right word of an English name, that says what it is: particles and skin tones do not."""
+    content = lambda document: set(re.findall(r"[\w&'-]+", task.words(document).lower())) - NO_CONTENT
+    return [task.Judged(float(bool(content(a) & content(e.answer))), 1.0) for e, a in zip(examples, answers, strict=True)]
 
 
 def is_same_motion(context: task.Context, examples: task.Examples, answers: task.Documents) -> list[task.Judged]:
