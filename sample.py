@@ -32,14 +32,17 @@ from gemini_mini.decode import options as options_lib, prompt, terminal
 def changes(text: str) -> dict[str, float]:
     """ "temperature=1,top_k=50" as numbers by name."""
     pairs = (pair.partition("=") for pair in text.split(","))
-    return {name.replace("-", "_"): float(value) for name, _, value in pairs}
+    try:
+        return {name.replace("-", "_"): float(value) for name, _, value in pairs}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be such as temperature=1,top-k=50, got {text!r}") from None
 
 
 def mesh_shape(text: str) -> tuple[int, ...]:
     """ "1,1,4,1" as numbers, one for each axis of a mesh."""
-    shape = tuple(map(int, text.split(",")))
+    shape = tuple(int(size) if size.isdecimal() else -1 for size in text.split(","))
     if len(shape) != len(parallel.MESH_AXES) or min(shape) < 0:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"must be {len(parallel.MESH_AXES)} sizes such as 0,1,1,1, got {text!r}")
     return shape
 
 
@@ -48,7 +51,7 @@ def arguments() -> argparse.Namespace:
         usage="python sample.py RUN [PART ...] [options]", description=__doc__.split("\n", 2)[2],
         formatter_class=argparse.RawDescriptionHelpFormatter)
     add, plain = parser.add_argument, options_lib.Options()
-    add("run", metavar="RUN", type=Path, help="folder that train.py made")
+    add("run", metavar="RUN", type=Path, help="folder that train.py made, or a released file")
     add("parts", metavar="PART", nargs="*", help="text, or the path of a picture, a sound, a clip")
     add("--interactive", action="store_true", help="a chat that remembers")
     add("--prompts", metavar="FILE", help='answer every line of a file of JSON lines ("-": standard input)')
@@ -91,6 +94,8 @@ def main() -> None:
         raise errors.InputError(f"--num-samples: must be at least 1, got {args.num_samples}")
     if bool(args.parts) + args.interactive + bool(args.prompts) > 1:
         raise errors.InputError("PART, --interactive and --prompts: only one of them can say what to answer")
+    if args.num_samples > 1 and (args.interactive or args.prompts):
+        raise errors.InputError("--num-samples: is for one prompt; leave it out, or repeat the lines of --prompts")
     words = args.parts
     if args.prompts:
         with sys.stdin if args.prompts == "-" else open(args.prompts, encoding="utf-8") as file:

@@ -15,10 +15,11 @@ A line of JSONL is such a document, or one whose parts keep their order. Paths c
 Next: own.py, which opens them.
 """
 
+import collections
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,7 +80,7 @@ def find(source: Path, label_by_folder: bool = False) -> tuple[list[Found], list
 def _in_folder(root: Path, label_by_folder: bool) -> tuple[list[Found], list[LeftOut]]:
     groups: dict[Path, list[Part]] = {}
     left_out = []
-    for folder, names in _walk(root):
+    for folder, names in _walk(root, lambda path, reason: left_out.append(LeftOut(shown(path.relative_to(root)), reason))):
         known = [folder / name for name in names if Path(name).suffix.lower() in KIND_OF]
         left_out += [LeftOut(shown((folder / name).relative_to(root)), unknown(Path(name).suffix.lower()))
                      for name in names if Path(name).suffix.lower() not in KIND_OF]
@@ -103,10 +104,13 @@ def _in_folder(root: Path, label_by_folder: bool) -> tuple[list[Found], list[Lef
     return found, left_out
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every folder and the names of its files, hidden ones left alone."""
-    for folder, folders, names in os.walk(root):
+def _walk(root: Path, leave_out: Callable[[Path, str], None]) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder and the names of its files, hidden ones left alone; `leave_out` hears of folders that cannot be read, and why."""
+    for folder, folders, names in os.walk(root, onerror=lambda error: leave_out(Path(error.filename), f"cannot be read: {error.strerror}")):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            if os.path.islink(os.path.join(folder, name)):
+                leave_out(Path(folder, name), "is a link to a folder, and those are not followed; give the folder itself")
         yield Path(folder), sorted(name for name in names if not name.startswith("."))
 
 
@@ -125,18 +129,21 @@ def unknown(suffix: str) -> str:
 
 
 def _in_lines(path: Path) -> tuple[list[Found], list[LeftOut]]:
-    found, left_out = [], []
+    found, left_out, unread = [], [], collections.Counter()
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             name = f"{path.name}:{number}"
             if line.strip():
                 try:
-                    found.append(_document(name, json.loads(line), path.parent))
-                except (UnicodeDecodeError, json.JSONDecodeError) as error:
-                    left_out.append(LeftOut(name, f"must be JSON in UTF-8, but {error}"))
+                    value = json.loads(line)
+                    found.append(_document(name, value, path.parent))
+                    unread.update(value.keys() - {*SUFFIXES, "parts"})
                 except (errors.InputError, RecursionError) as error:
                     left_out.append(LeftOut(name, str(error)))
-    return found, left_out
+                except ValueError as error:  # of bytes, of JSON, of a number too long
+                    left_out.append(LeftOut(name, f"must be JSON in UTF-8, but {error}"))
+    return found, left_out + [LeftOut(f"{path.name}: {key!r:.60}", f"is read by nobody, in {count:,} lines; parts are {', '.join(SUFFIXES)}")
+                              for key, count in unread.items()]
 
 
 def _document(name: str, line: object, folder: Path) -> Found:

@@ -8,8 +8,8 @@ Pixels and waves use words: height width, samples.
 """
 
 
-def load(run, mesh=None):
+def load(run, mesh=None, eight_bit=False):
     """A finished run, ready to answer: `gemini_mini.load("runs/demo").generate(["Draw: cat"])`. See api.py."""
     from gemini_mini import api  # here, so that training imports no sampler
 
-    return api.load(run, mesh)
+    return api.load(run, mesh, eight_bit)

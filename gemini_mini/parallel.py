@@ -144,7 +144,7 @@ def shard_rows(batch: Callable[..., Any], step: int, devices: Mesh):
 
     `batch(step)` gives host arrays whose first axis is rows, the same in every process. On several processes
     a `batch(step, part)` gives only that part of the rows, the part of this process's devices.
-    Raises: InputError when those are not one run of rows.
+    Raises: InputError when those are not one run of rows, or the rows cannot be cut so.
     """
     mine = np.argwhere([[d.process_index == jax.process_index() for d in row.flat] for row in _by_rows(devices)])
     of = len(_by_rows(devices))
@@ -157,6 +157,9 @@ def shard_rows(batch: Callable[..., Any], step: int, devices: Mesh):
 
     def place(x):
         x = np.asarray(x)
+        if len(x) % (last - first):
+            raise errors.InputError(f"run.mesh: data * fsdp cuts a batch into {of} parts, and its {len(x)} rows cannot be; "
+                                    "choose a multiple, or another mesh")
         offset, shape = len(x) * first // (last - first), (len(x) * of // (last - first), *x.shape[1:])
         cut = NamedSharding(devices, ROWS if x.ndim == 2 else PartitionSpec(AXIS_OF["B"]))
         return jax.make_array_from_callback(

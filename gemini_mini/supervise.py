@@ -1,12 +1,11 @@
 """Train with several processes on this machine, and bring them back when one dies or hangs.
 
-    python -m gemini_mini.supervise configs/demo.py run.folder=runs/four --processes 4 --copy-every 10
+    python -m gemini_mini.supervise configs/demo.py run.folder=runs/four task.batch_rows=8 --processes 4 --copy-every 10
 
 Beside each process runs a keeper with copies of the state in its memory (train/peers.py). When a process dies, or no
 step ends for --hang-s seconds (a collective that waits for a dead one may wait for ever), all are killed and started
 again: JAX cannot take a single process back into a running job. They continue from the copies; a keeper that
-died comes back empty, and the next host's copy stands in. Storage is the last resort.
-On a machine with several hosts, start one worker and one keeper a host in the same way.
+died comes back empty, and the next one's copy stands in. Storage is the last resort.
 """
 
 import argparse
@@ -53,7 +52,7 @@ class Supervisor:
                 why = self._watch()
                 codes = [worker.poll() for worker in self.workers]
                 if not why or self.told_to_stop or BAD_INPUT in codes:
-                    return max(codes)
+                    return max(codes, key=abs)  # of one that was killed it is negative
                 failures = failures + 1 if self.reached == before else 1
                 if failures == TRIES:
                     raise errors.InputError(f"{self.folder}: {why}, {TRIES} times without getting any further; "

@@ -173,8 +173,11 @@ class Talk:
 
 
 def read_lines(file: Iterable[str]) -> list[str]:
-    """Parts from a file, one a line; empty lines count for nothing."""
-    return [line.rstrip("\n") for line in file if line.strip()]
+    """Parts from a file, one a line; empty lines count for nothing. Raises: InputError where it is not UTF-8."""
+    try:
+        return [line.rstrip("\n") for line in file if line.strip()]
+    except UnicodeDecodeError as error:
+        raise errors.InputError(f"standard input: must be text in UTF-8 ({error}); give pictures and sounds by their paths") from None
 
 
 def read_prompts(file: Iterable[str], where: str) -> list[list[str]]:
@@ -182,13 +185,16 @@ def read_prompts(file: Iterable[str], where: str) -> list[list[str]]:
 
     Raises: InputError naming the line that is none of these or names a file that is missing.
     """
-    prompts = []
-    for number, line in enumerate(file, start=1):
+    try:
+        lines, prompts = list(file), []
+    except UnicodeDecodeError as error:
+        raise errors.InputError(f"{where}: must be text in UTF-8 ({error}); save it again") from None
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             value = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise errors.InputError(f"{where}, line {number}: must be JSON ({error}); quote texts with \"") from None
         parts = value.get("parts") if isinstance(value, dict) else [value] if isinstance(value, str) else value
         if not isinstance(parts, list) or not parts or not all(isinstance(part, str) for part in parts):

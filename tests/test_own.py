@@ -220,13 +220,15 @@ def test_documents_in_order_keep_it_and_one_bad_part_leaves_out_the_whole(folder
     lines = [json.dumps({"parts": kept}), "{", json.dumps({"parts": [{"text": "x"}, {"image": "bad.png"}]}), json.dumps([1]),
              json.dumps({"parts": [{"picture": "x"}]}), json.dumps({"text": "\ud800"}), json.dumps({"image": "no\0pe.png"}),
              json.dumps({"image": "n" * 3000}), json.dumps({"id": 7}), json.dumps({"parts": [{"role": "poet"}]}),
-             json.dumps({"video": "film.mp4"}), json.dumps({"text": {"{x}": "a"}}), "", json.dumps({"text": {"en": "a disc", "pt-BR": "um disco"}, "image": ["disc02.png"]})]
+             json.dumps({"video": "film.mp4"}), json.dumps({"text": {"{x}": "a"}}), f'{{"text": {"9" * 5000}}}', "",
+             json.dumps({"text": {"en": "a disc", "pt-BR": "um disco"}, "image": ["disc02.png"], "label": 3})]
     (tmp_path / "all.jsonl").write_text("\n".join(lines))
     own.build(tmp_path / "all.jsonl", tmp_path / "world")
     world = own.load(tmp_path / "world")
     report = files.read_json(tmp_path / "world" / "report.json")
-    assert {entry["name"].split(" ")[0] for entry in report["left_out"]} == {f"all.jsonl:{n}" for n in range(2, 13)}
-    assert [record.name for record in world.records] == ["all.jsonl:1", "all.jsonl:14"]
+    assert {entry["name"].split(" ")[0] for entry in report["left_out"]} == {f"all.jsonl:{n}" for n in range(2, 14)} | {"all.jsonl:"}
+    assert "all.jsonl: 'label'" in {entry["name"] for entry in report["left_out"]}, "what nobody reads is said"
+    assert [record.name for record in world.records] == ["all.jsonl:1", "all.jsonl:15"]
     (document,) = own_documents.as_it_stands(world, world.records[0], np.random.default_rng(0))
     assert [(type(part).__name__, part.name if isinstance(part, stream.Role) else "") for part in document] == [
         ("Role", "user"), ("Audio", ""), ("Text", ""), ("Image", ""), ("Video", ""), ("Role", "model"), ("Text", ""), ("Image", "")]
@@ -279,6 +281,8 @@ def test_names_say_what_belongs_together(tmp_path):
                  "song.en.txt", "fox/1.png", "sub/cat.png", ".git/x.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "linked").symlink_to(tmp_path / "sub")
+    assert [entry.name for entry in own_files.find(tmp_path)[1]] == ["linked"]
     found = {document.name: {(part.kind, part.lang) for part in document.parts} for document in own_files.find(tmp_path)[0]}
     assert found == {"cat": {("image", ""), ("text", ""), ("text", "es"), ("audio", "es")}, "dog": {("image", ""), ("text", "")},
                      "IMG.de": {("image", ""), ("text", "")}, "song": {("audio", "en"), ("text", "en")},

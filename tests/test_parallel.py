@@ -18,7 +18,7 @@ import pytest
 from flax import nnx
 
 from gemini_mini import errors, nn, parallel, vocab as vocabulary
-from gemini_mini.data import packing
+from gemini_mini.data import loader, mixture, packing, rows as stored
 from gemini_mini.model import decoder
 from gemini_mini.plan import hlo
 from gemini_mini.train import loss, optim, step as step_lib
@@ -92,6 +92,15 @@ def test_no_large_array_is_whole_on_every_device():
     assert all(x.addressable_shards[0].data.size * 4 == x.size for x in rows)
     # The largest arrays of one device's program are its own rows' and positions' logits, cut over the vocabulary.
     assert max(math.prod(s.dims) for s in hlo.shapes(step.as_text())) == ROWS // 2 * TOKENS // 2 * VOCAB.size // 2
+
+
+def test_rows_that_cannot_be_cut_are_refused():
+    devices = parallel.mesh((0, 1, 1, 1))
+    with pytest.raises(errors.InputError, match="into 8 parts, and its 9 rows"):
+        parallel.shard_rows(lambda step: np.zeros((9, 4)), 0, devices)
+    dealt = loader.Loader(stored.Rows("", 4, {"a": np.zeros((20, 4), np.int32)}), (mixture.Stage("all", 1.0, {"a": 1.0}),), 9, 2, 0)
+    with pytest.raises(errors.InputError, match="batch_rows: must be a multiple of 2, .* got 9"):
+        dealt.batch(0, (0, 1, 2))
 
 
 def train(shape, steps: int = 3) -> dict:

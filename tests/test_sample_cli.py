@@ -101,6 +101,7 @@ def test_mistakes_are_one_sentence_and_exit_code_2(run_folder, media, tmp_path):
         ((run_folder, "hello", "--out", "full"), "full: must be new or empty"),
         ((run_folder, "hello", "--image-size", "30x32"), "image size: must be WIDTHxHEIGHT, both multiples of 4"),
         ((run_folder, "hello", "--guidance", "2"), "train it with task.hide_prompts=0.1"),
+        ((run_folder, "--interactive", "--num-samples", "2"), "--num-samples: is for one prompt"),
         ((run_folder, "hello", "--interactive"), "only one of them can say what to answer"),
         ((run_folder, "hello", "--top-p", "2"), "top_p must be above 0 and at most 1, got 2.0"),
         ((run_folder, "hello " * 200), "shorten the prompt"),
@@ -123,6 +124,7 @@ def test_words_become_parts(media):
                          str(media / "frames"), str(media / "tone.wav")], patch=4)
     assert [type(part) for part in parts] == [
         stream.Text, stream.Image, stream.Text, stream.Video, stream.Video, stream.Audio]
+    assert prompt.read(["red", "/", "blue", "..."], patch=4) == [stream.Text("red / blue ...")]
     assert parts[0].text == "two words" and parts[1].pixels.shape == (16, 32, 3)
     assert parts[3].seconds.tolist() == [0.0, 0.5]
     # A sound is as loud as speech in training: -18 dB of full scale, whatever it was.
@@ -184,6 +186,7 @@ def test_options_are_the_samplers_settings():
     *(({"image_size": size}, "WIDTHxHEIGHT") for size in ("32", "x", "0x32", "33x32", "132x32", "32x-4", "a×b")),
     ({"image": {"heat": 1}}, "image: must be some of temperature, .* got heat"), ({"text": {"top_p": 2}}, "top_p must be"),
     ({"modalities": ("text", "smell")}, "modalities: must be some of"), ({"best_of": 0}, "best_of"), ({"seed": -1}, "seed"),
+    ({"image": {"top_k": 0.5}}, "image: top_k must be a whole number, got 0.5"), ({"image": {"top_k": float("nan")}}, "whole number"),
     ({"guidance": -1.0}, "guidance")])
 def test_bad_options_are_named(bad, sentence):
     with pytest.raises(errors.InputError, match=sentence):
@@ -206,7 +209,9 @@ def test_typewriter_waits_for_whole_characters_and_parts():
 
 
 def test_terminal_is_not_commanded_by_an_answer():
-    assert terminal.printable("a\x1b]0;title\x07\tb\n") == "a\ufffd]0;title\ufffd\tb\n"
+    assert terminal.printable("a\x1b]0;title\x07\tb\n\u202e") == "a\ufffd]0;title\ufffd\tb\n\ufffd"
+    for text in ("می\u200cشود", "👩\u200d🚀", "10\u202f%", "全\u3000角"):
+        assert terminal.printable(text) == text, "joiners and spaces belong to words"
 
 
 def test_terminal_picture_has_half_the_lines():
@@ -350,6 +355,9 @@ def test_a_batch_answers_every_line(command, tmp_path, media):
         prompts.write_text(bad)
         with pytest.raises(errors.InputError, match=sentence):
             command("--prompts", prompts)
+    prompts.write_bytes(b'"caf\xe9"')
+    with pytest.raises(errors.InputError, match="must be text in UTF-8"):
+        command("--prompts", prompts)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -99,7 +100,7 @@ def test_a_copy_comes_back_from_either_keeper_and_a_damaged_one_is_not_used(keep
     assert comes_back() is None
 
 
-def test_a_run_continues_from_memory_alone(keepers, tmp_path):
+def test_a_run_continues_from_memory_alone(keepers, tmp_path, capsys):
     """Killed half-way, its checkpoints gone: the copies are enough, and the bits are the same."""
     def run(folder, stop=-1):
         copies = peers.Copies(keepers[:1], KEY, every=4)
@@ -112,7 +113,9 @@ def test_a_run_continues_from_memory_alone(keepers, tmp_path):
     with pytest.raises(SystemExit):
         run(tmp_path / "cut", stop=13)
     shutil.rmtree(tmp_path / "cut/checkpoints")
+    capsys.readouterr()
     run(tmp_path / "cut")
+    assert Job.continued(capsys.readouterr().out) == [12]
     assert_same(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -157,7 +160,7 @@ class Job:
                  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "gemini_mini.supervise", str(config), f"run.folder={folder}", "--copy-every", "5", *options],
-            env=os.environ | flags, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+            env=os.environ | flags, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True)
 
     def children(self, what: str) -> list[int]:
         mine = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
@@ -175,8 +178,13 @@ class Job:
             time.sleep(0.001)
 
     def end(self) -> tuple[int, str]:
-        said = self.process.communicate(timeout=900)[1]
+        said = self.process.communicate(timeout=900)[0]
         return self.process.returncode, said
+
+    @staticmethod
+    def continued(said: str) -> list[int]:
+        """The steps at which it went on."""
+        return [int(step) for step in re.findall(r"continuing .* at step (\d+) of", said)]
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +214,8 @@ def test_a_killed_process_is_brought_back_and_the_job_goes_on_from_memory_to_the
         os.kill(job.children("--worker")[victim], signal.SIGKILL)
     code, said = job.end()
     assert code == 0 and said.count("all start again from the newest copy") == 2, said
+    first, second = job.continued(said)
+    assert first >= 8 - 5 and second >= 23 - 5, "no more is lost than the steps between two copies"
     assert_same(undisturbed, job.folder)
     assert figures(job.folder) == figures(undisturbed)
 
@@ -216,7 +226,7 @@ def test_a_process_that_hangs_is_ended_by_the_watchdog(undisturbed):
     job.wait_for(12)
     os.kill(job.children("--worker")[1], signal.SIGSTOP)  # the other one waits in a collective now
     code, said = job.end()
-    assert code == 0 and "no step for 20 s" in said, said
+    assert code == 0 and "no step for 20 s" in said and job.continued(said)[0] >= 12 - 5, said
     assert_same(undisturbed, job.folder)
 
 

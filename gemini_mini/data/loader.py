@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from gemini_mini import errors
 from gemini_mini.data import mixture, packing, rows
 
 
@@ -15,8 +16,13 @@ class Loader:
         self.mixture = mixture.Mixture(stages, sizes, steps * batch_rows, seed, most_passes)
 
     def batch(self, step: int, part: tuple[int, int, int] = (0, 1, 1)) -> packing.Batch:
-        """Rows step * batch_rows and following, from start / of to stop / of of them; no others are read."""
+        """Rows step * batch_rows and following, from start / of to stop / of of them; no others are read.
+
+        Raises: InputError when they cannot be cut into `of` parts.
+        """
         start, stop, of = part
+        if self.batch_rows % of:
+            raise errors.InputError(f"task.batch_rows: must be a multiple of {of}, the parts of run.mesh's data * fsdp, got {self.batch_rows}")
         first = step * self.batch_rows
         places = range(first + self.batch_rows * start // of, first + self.batch_rows * stop // of)
         picked = [self.mixture.row(n) for n in places]

@@ -49,6 +49,9 @@ class Options:
         changed = getattr(self, modality)
         if unknown := sorted(set(changed) - set(values)):
             raise errors.InputError(f"{modality}: must be some of {', '.join(values)}, got {', '.join(unknown)}")
+        for name, value in changed.items():
+            if isinstance(values[name], int) and value != value // 1:
+                raise errors.InputError(f"{modality}: {name} must be a whole number, got {value}")
         return sampling.Sampling(**values | {name: type(values[name])(value) for name, value in changed.items()})
 
     def _rules(self, patch: int) -> grammar.Rules:

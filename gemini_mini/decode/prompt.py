@@ -74,8 +74,12 @@ def _evened(path: str) -> Float32[np.ndarray, "samples"]:
 def _kind(word: str) -> str:
     """The suffix of a media file, "/" for a folder of pictures, "" for text."""
     suffix = Path(word).suffix.lower() if word == word.strip() else ""
-    if os.path.isdir(word):  # False, not an error, for text too long to be a path
-        if any(Path(name).suffix.lower() in PICTURES for name in os.listdir(word)):
+    if word.strip("./~") and os.path.isdir(word):  # False, not an error, for text too long to be a path
+        try:
+            names = os.listdir(word)
+        except OSError as error:
+            raise errors.InputError(f"{word}: is a folder that cannot be read ({error.strerror}); check who may") from None
+        if any(Path(name).suffix.lower() in PICTURES for name in names):
             return "/"
         if os.sep in word:
             raise errors.InputError(f"{word}: holds no pictures; a folder in a prompt is a clip, one frame per file")

@@ -11,6 +11,7 @@ import io
 import os
 import select
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -27,6 +28,7 @@ except ImportError:  # Windows, whose terminals are not asked
     termios = tty = None
 
 UNFINISHED = "\ufffd"  # what a decoder shows for the first bytes of a character
+TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # the reading order of what follows
 PROTOCOLS = ("kitty", "iterm", "sixel", "blocks", "none")
 Protocol = Literal["kitty", "iterm", "sixel", "blocks", "none"]
 SHOWN_PIXELS = 256  # the longer side of a picture, blown up without smoothing
@@ -80,8 +82,9 @@ class Typewriter:
 
 
 def printable(string: str) -> str:
-    """Without the control characters that could move the cursor or rename the window."""
-    return "".join(c if c.isprintable() or c in "\n\t" else UNFINISHED for c in string)
+    """Without what could move the cursor, rename the window or turn the reading order; joiners and special spaces stay."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") and c not in TURNING else UNFINISHED
+                   for c in string)
 
 
 def protocol(environment: Mapping[str, str] = os.environ) -> Protocol:

@@ -47,7 +47,7 @@ def listen(port: int) -> socket.socket:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m gemini_mini.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder that train.py made")
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder that train.py made, or a released file")
     parser.add_argument("--port", type=int, default=8000, help="default 8000; 0: any that is free")
     parser.add_argument("--eight-bit", action="store_true", help="weights of 8 bits: faster on a CPU; needs a C++ compiler")
     args = parser.parse_args()
