@@ -48,7 +48,9 @@ def release(run_folder: Path, out: Path) -> dict[str, tuple[float, float]]:
     rounded = nn.with_weights(run.model, quant.unpack(quant.pack(weights, nn.axes(run.model))))
     before, after = (valid_loss(run, module) for module in (run.model, rounded))
     losses = {name: (before[name], after[name]) for name in before}
-    small = run._replace(settings={"task": {name: value for name, value in settings.items() if name not in PATHS}})
+    kept = {name: value for name, value in settings.items() if name not in PATHS}
+    kept["row_tokens"] = files.read_json(Path(settings["rows"]) / "train" / "rows.json")["row_tokens"]
+    small = run._replace(settings={"task": kept})
     opened = files.read_json(run_folder / "release" / "opened.json") if assurance else []
     about = card(run, files.read_json(run_folder / "run.json"), detail, assurance, opened, losses)
     run_lib.save_released(small, out, about)

@@ -64,9 +64,9 @@ def load(folder: str | Path, mesh: Mesh | None = None, eight_bit: bool = False) 
     return Run(_decoder(arrays, tokenizers, settings, f"{folder}/run.json", mesh, eight_bit), tokenizers, settings, folder)
 
 
-def weights_hash(folder: Path) -> str:
-    """Which weights a finished run has: figures and releases name it."""
-    return files.hash_bytes((folder / "model.safetensors").read_bytes())
+def weights_hash(run: Path) -> str:
+    """Which weights a finished run or a released file has: figures and releases name it."""
+    return files.hash_bytes((run if run.is_file() else run / "model.safetensors").read_bytes())
 
 
 def save_released(run: Run, path: Path, card: str) -> None:

@@ -295,7 +295,7 @@ def test_byte_frequencies_of_text():
 def test_opening_the_assurance_half_is_recorded_and_a_second_model_is_told(tmp_path, capsys):
     for number, weights in enumerate((b"one", b"one", b"two"), 1):
         (tmp_path / "model.safetensors").write_bytes(weights)
-        command.open_assurance(tmp_path, ["draw"] * (number == 1))
+        command.open_assurance(tmp_path, run.weights_hash(tmp_path), ["draw"] * (number == 1))
         opened = files.read_json(tmp_path / "release" / "opened.json")
         assert len(opened) == number and opened[-1]["model"] == files.hash_bytes(weights)
         assert ("opened for 1 other" in capsys.readouterr().out) == (number == 3)
@@ -308,7 +308,7 @@ def test_a_release_writes_beside_and_asks_the_other_half(world, model, tmp_path,
     monkeypatch.setattr(command.answerer, "RunAnswerer", lambda *_: Stub(lambda *_: []))
     asked = {}
     for half, folder in (("dev", tmp_path), ("assurance", tmp_path / "release")):
-        command.evaluate(model.run._replace(folder=tmp_path), world.only(half), task_lib.Settings(tasks=("draw",)))
+        command.evaluate(model.run._replace(folder=tmp_path), world.only(half), task_lib.Settings(tasks=("draw",)), "", tmp_path)
         found = files.read_json(folder / "evals_detail.json")
         assert found["half"] == half
         asked[half] = {json.dumps(e["truth"]) for split, cell in found["tasks"]["draw"]["splits"].items() if split.startswith("test")
@@ -602,6 +602,7 @@ def test_the_truth_is_right_in_every_suite(media):
             assert cell["value"] == (0 if found["is_error"] else 1), (name, split)
             assert cell["prompt"] and cell["samples"] == 1 and cell["sampling"] == "greedy"
             assert cell["majority"] >= 0 and cell["chance"] >= 0
+    assert task_lib.how_sampled(task_lib.Settings(guidance=1.5)) == "greedy text, pictures at guidance 1.5"
     assert tasks["caption"]["splits"]["valid_es"]["also"] == {"chrF": 100, "character error rate": 0}
     assert {cell["image codes"] for cell in tasks["number"]["splits"].values()} == {16, 64, 256}
 

@@ -82,6 +82,16 @@ def train(folder, steps=20, settings=None, kind="adamw", lr=1e-2, run=None, **ta
     return files.load_arrays(folder / "model.safetensors")[0]["w"]
 
 
+def test_a_model_is_written_before_it_is_judged(tmp_path, monkeypatch):
+    def evals(self, module):
+        raise MemoryError
+
+    monkeypatch.setattr(FitLine, "evals", evals)
+    with pytest.raises(MemoryError):
+        train(tmp_path, steps=4)
+    assert (tmp_path / "model.safetensors").is_file() and not (tmp_path / "done.json").exists()
+
+
 def train_dying(folder, what, times):
     """Train until `what` is called for the so-manieth time, then die the way a power cut would."""
     if what == "saved":  # a batch, once no save is under way

@@ -1,6 +1,8 @@
 """The notebooks run from top to bottom, with so little training that only faults show."""
 
+import importlib.metadata
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,6 +29,26 @@ def checkout(tmp_path_factory):
 def test_notebooks_are_stored_without_outputs(path):
     for cell in read(path).cells:
         assert cell.cell_type != "code" or cell.outputs == [] and cell.execution_count is None
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_first_cell_installs_the_clone_below_where_it_starts(path, tmp_path, monkeypatch):
+    """As in Colab: there a clone's own folder already answers to the name of the package."""
+    clone, installed = tmp_path / "gemini_mini", []
+    (clone / "gemini_mini").mkdir(parents=True)
+    (clone / "train.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(subprocess, "run", lambda command, check: installed.append(command))
+    for name in ("BUDGET", "PATH"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    exec(next(cell.source for cell in read(path).cells if cell.cell_type == "code"), {})
+    assert [command[-1] for command in installed] == [f"{clone}[world]"] and sys.path[0] == str(clone) == os.getcwd()
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import pytest
 
 import gemini_mini
 from gemini_mini import api, errors, files, nn, parallel, quant, release, run, stream
+from gemini_mini.evals import __main__ as command, answerer
 from gemini_mini.model import decoder
 
 SETTINGS = {"batch_rows": 8, "user_weight": 0.1, "answer_text_weight": 4.0, "rows": "nowhere",
@@ -97,6 +100,19 @@ def test_other_files_are_refused_with_a_reason(run_folder, released, tmp_path):
         run.load(tmp_path / "torn.safetensors")
     with pytest.raises(errors.InputError, match="gemini_mini.evals"):
         release.release(run_folder, tmp_path / "out.safetensors")
+
+
+def test_a_released_file_is_evaluated_where_it_is_told(released, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["evals", str(released)])
+    with pytest.raises(errors.InputError, match="give --world and --out"):
+        command.main()
+    asked = []
+    monkeypatch.setattr(sys, "argv", ["evals", str(released), "--world", "somewhere", "--out", str(tmp_path), "--suite", "text"])
+    monkeypatch.setattr(command.worlds, "embedded", lambda path: SimpleNamespace(config=SimpleNamespace(name="w"), only=lambda half: half))
+    monkeypatch.setattr(command, "evaluate", lambda found, half, settings, name, out: asked.append((half, name, out)))
+    command.main()
+    assert asked == [("dev", "text", tmp_path)]
+    assert answerer.RunAnswerer(run.load(released)._replace(settings={"task": {"row_tokens": 64}})).row_tokens == 64
 
 
 def test_a_card_says_data_licences_figures_and_failures(model, tmp_path):

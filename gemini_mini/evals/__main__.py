@@ -6,6 +6,7 @@
     python -m gemini_mini.evals runs/demo --tasks draw,name --limit 50
     python -m gemini_mini.evals runs/demo --valid-only         while tuning: no test split is looked at
     python -m gemini_mini.evals runs/demo --release            the assurance half of every test split, once a model is final
+    python -m gemini_mini.evals released/laptop.safetensors --world data/laptop/world --out evals/laptop
 
 A test split has two halves, and only --release opens the second: what was looked at while working is no
 longer a test. RUN/release/opened.json then says when and with which weights; the figures stand beside it.
@@ -37,7 +38,8 @@ CODE = tuple(file for folder in ("data_prep", "gemini_mini/decode", "gemini_mini
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run folder that train.py finished")
+    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run folder that train.py finished, or a released file")
+    parser.add_argument("--out", type=Path, help="where to write (default: RUN); a released file needs it, and --world")
     parser.add_argument("--world", type=Path, help="default: the folder `world` beside the rows it was trained on")
     parser.add_argument("--suite", default="", help=f"some of {','.join(suite.SUITES)}")
     parser.add_argument("--tasks", default="", help=f"some of {','.join(suite.TASKS)}; default: what the report shows")
@@ -65,24 +67,23 @@ def main() -> None:
         raise errors.InputError(f"--limit: must be at least 1, got {args.limit}")
     if args.release and args.valid_only:
         raise errors.InputError("--release and --valid-only: must not stand together, for a release is of test splits; leave one out")
-    if args.run.is_file():
-        raise errors.InputError(f"{args.run}: is a released file, beside which nothing is kept; evaluate the run folder it was made from")
-    run = run_lib.load(args.run)
+    if args.run.is_file() and not (args.out and args.world):
+        raise errors.InputError(f"{args.run}: is a released file, and says neither what to ask nor where figures go; give --world and --out")
+    run, out = run_lib.load(args.run), args.out or args.run
     run_lib.check_guidance(run, args.guidance)
     world = worlds.embedded(args.world or Path(run.settings["task"]["rows"]).parent / "world")
-    judge = args.classifier or args.run.parent / f"{world.config.name}-classifier" / "classifier.safetensors"
+    judge = args.classifier or out.parent / f"{world.config.name}-classifier" / "classifier.safetensors"
     settings = task.Settings(args.limit, tasks, args.valid_only, args.seed, args.temperature, args.guidance, str(judge))
     if args.release:
-        open_assurance(args.run, [*suites, *tasks])
+        open_assurance(out, run_lib.weights_hash(args.run), [*suites, *tasks])
     for name in suites or ("",):
-        evaluate(run, world.only("assurance" if args.release else "dev"), settings, name)
+        evaluate(run, world.only("assurance" if args.release else "dev"), settings, name, out)
 
 
-def open_assurance(run_folder: Path, asked: list[str]) -> None:
+def open_assurance(out: Path, weights: str, asked: list[str]) -> None:
     """Record, before anything is asked, that the assurance half is opened; what was recorded stays."""
-    path = run_folder / "release" / "opened.json"
+    path = out / "release" / "opened.json"
     opened = files.read_json(path) if path.is_file() else []
-    weights = run_lib.weights_hash(run_folder)
     if others := {each["model"] for each in opened} - {weights}:
         print(f"warning: the assurance half was opened for {len(others)} other model(s) in this folder ({path}): "
               "choices made since then may have seen it")
@@ -90,8 +91,8 @@ def open_assurance(run_folder: Path, asked: list[str]) -> None:
                                       "asked": asked or ["what the report shows"]}])
 
 
-def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings, name: str = "") -> dict:
-    """Evaluate a run, print the table and save everything in the run's folder; `name` is a suite's or "".
+def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings, name: str, out: Path) -> dict:
+    """Evaluate a run, print the table and save everything in `out`; `name` is a suite's or "".
 
     `world` shows one half of its test splits; what the assurance half says goes into the folder `release`.
     """
@@ -102,7 +103,7 @@ def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings
     key = files.hash_json([weights, run.tokenizers.vocab.fingerprint, world.fingerprint, world.half,
                            dataclasses.asdict(settings), files.hash_bytes(*(file.read_bytes() for file in CODE)),
                            files.hash_bytes(*(judge.read_bytes() for judge in [Path(settings.classifier)] if judge.is_file()))])
-    folder = run.folder / "release" if world.half == "assurance" else run.folder
+    folder = out / "release" if world.half == "assurance" else out
     done = folder / (f"evals/{name}.json" if name else "evals_detail.json")
     if done.is_file() and (saved := files.read_json(done)).get("key") == key:
         print(f"reused {done} (same model, world and questions)")

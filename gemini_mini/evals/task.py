@@ -209,7 +209,9 @@ def few_shot(example: Example, train: Examples, shots: int) -> stream.Document:
 
 def how_sampled(settings: Settings) -> str:
     """How answers are drawn, in words."""
-    return f"greedy text, pictures at temperature {settings.temperature:g}" if settings.temperature else "greedy"
+    drawn = [f"{name} {value:g}" for name, value, plain in
+             (("temperature", settings.temperature, 0.0), ("guidance", settings.guidance, 1.0)) if value != plain]
+    return f"greedy text, pictures at {' and '.join(drawn)}" if drawn else "greedy"
 
 
 def formatter(unit: str) -> Callable[[float], str]:

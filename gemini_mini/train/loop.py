@@ -125,13 +125,14 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
                 copies.forget()
             rollbacks.add(diverged, to=max(checkpoint.steps(folder / "checkpoints"), default=0))
     trained = nn.with_weights(built.module, hosts.whole(state.weights))
+    if hosts.is_first():
+        task.export(trained, folder)  # before the figures: they need more memory
     figures = task.evals(trained)
     if not hosts.is_first():
         return
     if not metrics_lib.has(folder, steps, figures):  # else it was killed just after this line
         with contextlib.closing(metrics_lib.Writer(folder, steps)) as writer:
             writer.write(steps, figures)
-    task.export(trained, folder)
     files.write_json(folder / "done.json", {k: float(v) for k, v in figures.items() if np.ndim(v) == 0})
 
 
