@@ -1,4 +1,4 @@
-# make demo   everything, from nothing to runs/demo/report.html (about 17 minutes on 2 cores)
+# make demo   everything, from nothing to runs/demo/report.html (about 19 minutes on 2 cores)
 # make laptop  the same on the whole world, about two and a half hours
 # make sample  asks the model that is released here: no training
 # make own DATA=folder   the same on your own data (README, "Your own data")

@@ -122,7 +122,7 @@ class TrainProbe:
                 if wanted:  # what is not spelt is not judged
                     wrong += Levenshtein.distance(audio_tokenizer.collapse(best[ok].tolist()), wanted)
                 letters += len(wanted)
-        return wrong / max(letters, 1)
+        return wrong / letters if letters else float("nan")
 
     def _again(self, batch: audio_losses.AudioBatch) -> audio_losses.AudioBatch:
         """The clips as `listen` makes them sound."""

@@ -3,7 +3,7 @@
     pip install -e '.[world,bench]'
     pip install --no-deps openai-whisper mistral-common    # for two files inside; their dependencies are heavy
     python benchmarks/text_tokenizer.py data/demo/world --config configs/demo.py --pieces 2048
-    python benchmarks/text_tokenizer.py data/laptop/world --config configs/laptop.py --pieces 4096
+    python benchmarks/text_tokenizer.py data/laptop/world --config configs/laptop.py --pieces 4096 --codes 4352
 
 About 20 seconds for the demo's world, two minutes for the laptop's. Figures are on held-out text:
 names of the valid split, prose and code of the valid split. The public vocabularies are read as
@@ -40,13 +40,14 @@ def main() -> None:
     parser.add_argument("world", type=Path)
     parser.add_argument("--config", required=True, help="of the decoder; its stages say what is read how often")
     parser.add_argument("--pieces", type=int, default=2048)
+    parser.add_argument("--codes", type=int, default=768, help="of pictures and sounds, in the id space beside (default: %(default)s)")
     args = parser.parse_args()
     world = emoji_world.load(args.world)
     shares = mixture.shares(config_lib.load(args.config, []).task.stages)
     sample = documents.text_sample(world, shares, seed=0)
     ours = text.train(sample, args.pieces)
     compare(world, ours, text.train(english_sample(world, shares), args.pieces))
-    sizes(world, shares, sample)
+    sizes(world, shares, sample, args.codes)
     speed(ours, [document for _, document in [*world.prose, *world.code]])
 
 
@@ -92,7 +93,7 @@ def _inside(package: str, path: str) -> Path:
     return Path(spec.origin).parent / path
 
 
-def sizes(world: emoji_world.World, shares: dict[str, float], sample: list[str]) -> None:
+def sizes(world: emoji_world.World, shares: dict[str, float], sample: list[str], num_codes: int) -> None:
     """Tokens per byte against what the embedding costs."""
     mixed = text_pieces.mix(world, shares)
     trained = text_pieces.train_sizes(sample)
@@ -100,7 +101,7 @@ def sizes(world: emoji_world.World, shares: dict[str, float], sample: list[str])
     print("| width | pieces | pieces per byte | all ids | embedding | of parameters | of FLOPs | FLOPs a byte |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for depth, aspect in ((4, 64), (6, 64)):
-        found = [text_pieces.size_of(tokenizer, mixed, depth, aspect) for tokenizer in trained.values()]
+        found = [text_pieces.size_of(tokenizer, mixed, depth, aspect, num_codes) for tokenizer in trained.values()]
         least = min(size.flops for size in found)
         ids = [size.pieces_per_byte + mixed.other_ids_per_byte for size in found]
         for size, here in zip(found, ids):

@@ -1,8 +1,8 @@
-"""The laptop preset: the whole world (3,666 pictures, 14 languages), about two hours on 2 cores.
+"""The laptop preset: the whole world (3,666 pictures, 14 languages), an hour and a half to two hours on 2 cores.
 
     make laptop
 
-The command stops after two hours at most and continues when run again. The model is as small as the
+Its decoder trains for 105 minutes at most, in fewer steps where those are slow, and goes on when run again. The model is as small as the
 demo's: in this time it can either be larger or see each picture often, and a name is bound to its
 picture by repetition.
 """

@@ -11,6 +11,7 @@ The second is for decoding, where every token reads all weights: quant.py makes 
 import ctypes
 import functools
 import importlib.metadata
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -89,10 +90,15 @@ def _call(x: Array, w: Array, turn_x: bool = False, turn_w: bool = False) -> Arr
 
 @functools.cache
 def _load() -> None:
-    info = Path("/proc/cpuinfo")
-    if not info.is_file() or not any(unit in info.read_text() for unit in UNITS):
+    if not any(unit in _cpu_info() for unit in UNITS):
         raise errors.InputError(f"run.products=mkl: needs a CPU with matrix units ({' or '.join(UNITS)}), and Linux; leave it at xla")
     open_blas(find_mkl())
+
+
+def _cpu_info() -> str:
+    """What Linux says of the CPU; "" elsewhere."""
+    info = Path("/proc/cpuinfo")
+    return info.read_text() if info.is_file() else ""
 
 
 def find_mkl() -> Path:
@@ -118,7 +124,8 @@ def open_blas(path: Path) -> None:
 @functools.cache
 def _compiled() -> ctypes.CDLL:
     """matmul.cc for this CPU, compiled once and kept by what it is made of."""
-    path = files.CACHE / f"matmul-{files.hash_bytes(SOURCE.read_bytes(), jax.__version__.encode())}.so"
+    cpu = next((line for line in _cpu_info().splitlines() if line.startswith("flags")), platform.processor())
+    path = files.CACHE / f"matmul-{files.hash_bytes(SOURCE.read_bytes(), jax.__version__.encode(), cpu.encode())}.so"
     if not path.is_file():
         compiler = shutil.which("c++") or shutil.which("g++")
         if not compiler:

@@ -42,7 +42,7 @@ def mesh(shape: tuple[int, int, int, int], devices: Sequence[jax.Device] | None 
     device, or data does not divide by the slices.
     """
     devices = jax.devices() if devices is None else devices
-    data = shape[0] or len(devices) // math.prod(shape[1:])
+    data = shape[0] or len(devices) // max(1, math.prod(shape[1:]))
     if data * math.prod(shape[1:]) != len(devices):
         raise errors.InputError(f"run.mesh: the axes {', '.join(MESH_AXES)} must multiply to {len(devices)} devices, got {shape}")
     slices = len({getattr(device, "slice_index", 0) for device in devices})

@@ -210,6 +210,8 @@ def test_levels_that_are_no_grid_of_the_codes_are_refused():
     for levels, num_codes in (((8, 1), 8), ((4, 4), 17), ((), 2)):
         with pytest.raises(errors.InputError, match="levels"):
             image.ImageTokenizerConfig(quantiser="fsq", levels=levels, num_codes=num_codes)
+    with pytest.raises(errors.InputError, match="set task.model.num_codes=4096, got 512"):
+        task_lib.TrainImageTokenizer("", model=image.ImageTokenizerConfig(quantiser="fsq", levels=(8, 8, 8, 8)))
 
 
 # Learning.

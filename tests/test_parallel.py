@@ -24,7 +24,7 @@ from gemini_mini.plan import hlo
 from gemini_mini.train import loss, optim, step as step_lib
 
 VOCAB = vocabulary.Vocab(100, 60, 40, "t")
-CONFIG = decoder.DecoderConfig(vocab_size=VOCAB.size, depth=2, aspect=32, head_dim=16, context_tokens=64, hidden=128,
+CONFIG = decoder.DecoderConfig(vocab_size=VOCAB.size, depth=2, aspect=64, head_dim=16, context_tokens=64, hidden=128,
                                attention="blockwise", scan=True)
 ROWS, TOKENS = 8, 64
 LOSS_BOUND, GRADIENT_BOUND = 1e-5, 2e-5  # of nats; of each gradient's largest element, float32 sums in another order
@@ -147,6 +147,8 @@ def test_several_processes_train_as_one_and_read_only_their_rows(count, shape, t
 def test_a_mesh_that_cannot_be_is_refused():
     with pytest.raises(errors.InputError, match="must multiply to 8 devices"):
         parallel.mesh((3, 1, 1, 1))
+    with pytest.raises(errors.InputError, match="must multiply to 8 devices"):
+        parallel.mesh((0, 0, 1, 1))
     weights = {"w": jnp.zeros((6, 8))}
     with pytest.raises(errors.InputError, match="w has 6 along D, which 8 devices must divide"):
         parallel.shardings(weights, {"w": "D F"}, parallel.mesh((1, 8, 1, 1)))

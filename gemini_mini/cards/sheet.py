@@ -32,7 +32,8 @@ def write(run_folder: Path, world_folder: Path | None) -> Path:
     tokenizers = bundle.load(*(run_folder / "tokenizers" / name for name in ("text.model", "image.safetensors", "audio.safetensors")))
     world = worlds.embedded(world_folder or Path(task["rows"]).parent / "world")
     shares = mixture.shares(tuple(mixture.Stage(**stage) for stage in task["stages"]))
-    made = [text.make(tokenizers.text, world, shares), image.make(tokenizers.image, world), audio.make(tokenizers.audio, world)]
+    num_codes = tokenizers.image.config.num_codes + tokenizers.audio.config.num_codes
+    made = [text.make(tokenizers.text, world, shares, num_codes), image.make(tokenizers.image, world), audio.make(tokenizers.audio, world)]
     for one in made:
         card.show(one)
     links = "".join(f'<a href="#{one.title.lower()}">{one.title}</a>' for one in made)

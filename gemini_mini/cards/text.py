@@ -20,8 +20,8 @@ NUM_STRINGS, MAX_CHARS = 20_000, 24
 DEPTH_ASPECT = {256: (4, 64), 384: (6, 64)}  # sizes of decoder that a laptop trains
 
 
-def make(tokenizer: text.TextTokenizer, world: emoji_world.World, row_shares: Mapping[str, float]) -> card.Card:
-    """Held-out figures of one tokenizer; `row_shares` are what its decoder reads, for the curve of sizes."""
+def make(tokenizer: text.TextTokenizer, world: emoji_world.World, row_shares: Mapping[str, float], num_codes: int) -> card.Card:
+    """Held-out figures of one tokenizer; what its decoder reads, and the codes beside, are for the curve of sizes."""
     held = text_pieces.held_out(world)
     every = [line for lines in held.values() for line in lines]
     rows = [(name, str(len(texts)), f"{text_pieces.num_bytes(texts):,}",
@@ -33,7 +33,7 @@ def make(tokenizer: text.TextTokenizer, world: emoji_world.World, row_shares: Ma
              (f"{1 / mixed.pieces_per_byte(tokenizer):.2f}", "bytes per piece of the mixture's text, held out"),
              (f"{num_tried - num_failed:,} of {num_tried:,}", "strings come back exactly")]
     sizes = text_pieces.train_sizes(documents.text_sample(world, row_shares, seed=0))
-    curves = "".join(_curve(width, [text_pieces.size_of(t, mixed, *shape) for t in sizes.values()], tokenizer.num_pieces)
+    curves = "".join(_curve(width, [text_pieces.size_of(t, mixed, *shape, num_codes) for t in sizes.values()], tokenizer.num_pieces)
                      for width, shape in DEPTH_ASPECT.items() if sizes)
     note = ("<p class='note'>Training FLOPs for a byte of text and the pictures and sounds beside it, relative to the "
             "cheapest. Few pieces: long texts. Many: a large output matrix. The dot is this tokenizer's size.</p>")

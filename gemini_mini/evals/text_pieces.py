@@ -15,7 +15,6 @@ from gemini_mini import errors, stream, vocab as vocabulary
 from gemini_mini.model import decoder
 from gemini_mini.tokenizers import text
 
-OTHER_CODES = 512 + 256  # of images and sounds, in the id space beside the pieces
 ROW_TOKENS = 448
 SIZES = (512, 1024, 2048, 4096, 8192, 16384)
 
@@ -84,10 +83,10 @@ def train_sizes(sample: Sequence[str], sizes: Sequence[int] = SIZES) -> dict[int
     return found
 
 
-def size_of(tokenizer: text.TextTokenizer, mixed: Mix, depth: int, aspect: int) -> Size:
-    """What this vocabulary costs a decoder of that size."""
+def size_of(tokenizer: text.TextTokenizer, mixed: Mix, depth: int, aspect: int, num_codes: int) -> Size:
+    """What this vocabulary costs a decoder of that size, with so many codes of images and sounds in the id space beside it."""
     pieces_per_byte = mixed.pieces_per_byte(tokenizer)
-    vocab = vocabulary.Vocab(tokenizer.num_pieces, OTHER_CODES, 0, "")
+    vocab = vocabulary.Vocab(tokenizer.num_pieces, num_codes, 0, "")
     config = decoder.DecoderConfig(vocab_size=vocab.size, depth=depth, aspect=aspect)
     embedding, flops = vocab.size * config.width, config.flops_per_token(ROW_TOKENS)
     return Size(tokenizer.num_pieces, pieces_per_byte, embedding, config.num_params, 6 * embedding / flops,

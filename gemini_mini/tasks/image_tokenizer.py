@@ -8,6 +8,7 @@ Next: ../tokenizers/image.py.
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,6 +57,11 @@ class TrainImageTokenizer:
         if self.batch_large and not self.large:
             raise errors.InputError(f"image tokenizer: batch_large must be 0 without a folder of large pictures, got "
                                     f"{self.batch_large}; set task.large to what data_prep.large_pictures built")
+
+        grid = math.prod(self.model.levels)
+        if self.model.quantiser == "fsq" and grid != self.model.num_codes:
+            raise errors.InputError(f"image tokenizer: fsq learns on the whole grid of its levels {self.model.levels}; set "
+                                    f"task.model.num_codes={grid}, got {self.model.num_codes}")
 
     @cached_property
     def data(self) -> Pictures:
