@@ -11,11 +11,16 @@ Stopped at any moment, the same command continues; finished, it says so and does
 
 import sys
 
-import jax
+from gemini_mini import memory
 
-from gemini_mini import config, errors, memory, run
-from gemini_mini.plan import launch
-from gemini_mini.train import loop
+if __name__ == "__main__":
+    memory.keep()  # before what takes a second to import: it starts the program again
+
+import jax  # noqa: E402
+
+from gemini_mini import config, errors, run  # noqa: E402
+from gemini_mini.plan import launch  # noqa: E402
+from gemini_mini.train import loop  # noqa: E402
 
 
 def main() -> None:
@@ -33,5 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    memory.keep()
     errors.run(main)

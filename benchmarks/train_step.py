@@ -5,8 +5,8 @@
 Needs a Python with `pip install -e '.[bench]'` for PyTorch, and `.[mkl]` here (or --only xla torch). Every variant is a process of its own that waits while
 another steps; a round is a step of each. Ours is the task's loss, the decoder and the optimizer of a run, on rows packed
 with documents; PyTorch's rows are one text each. The machine's peak is the fastest reading of a large float32 product,
-of either library, in the same rounds. Seconds are medians; CPU-seconds, of all threads, are the figure to read on a
-shared machine.
+of either library, in the same rounds; that of oneMKL's variants is of its own bfloat16 product. Seconds are medians;
+CPU-seconds, of all threads, are the figure to read on a shared machine. The last column is the optimizer's part of a step.
 """
 
 import argparse
@@ -65,15 +65,19 @@ def work(kind: str, dtype: str, products: matmul.Library) -> None:
     config = optim.OptimConfig(kind=kind)
     optimizer = optim.make(config, nn.axes(module), 1000)
     step = jax.jit(step_lib.make(module, task.loss, optimizer, 0, config.explode, config.clip), donate_argnums=0)
-    left, right, product = jnp.ones((4096, MODEL.width)), jnp.ones((MODEL.width, 4 * MODEL.width)), jax.jit(jnp.matmul)
+    left, right, product = jnp.ones((4096, MODEL.width)), jnp.ones((MODEL.width, 4 * MODEL.width)), jax.jit(nn.product)
+    update = jax.jit(optimizer.update)
     state, _ = step(step_lib.init(module, optimizer), batch)
     product(left, right).block_until_ready()
+    jax.block_until_ready(update(state.weights, state.opt_state, state.weights))
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         if line.strip() == "product":
             for _ in range(PRODUCTS):
                 product(left, right).block_until_ready()
+        elif line.strip() == "update":
+            jax.block_until_ready(update(state.weights, state.opt_state, state.weights))
         else:
             state, _ = jax.block_until_ready(step(state, batch))
         print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}), flush=True)
@@ -110,23 +114,27 @@ def main() -> None:
     commands = {name: [sys.executable, "-m", "benchmarks.train_step", "--worker", json.dumps(w)] for name, w in VARIANTS}
     commands |= {name: [args.torch_python, str(PEER), "time", json.dumps(p | {"shape": shape, "rows": ROWS})] for name, p in PEERS}
     workers = {name: Worker(command) for name, command in commands.items() if any(part in name for part in args.only)}
-    spent, products = {name: [] for name in workers}, []
+    spent, products, updates = ({name: [] for name in workers} for _ in range(3))
     for _ in range(args.rounds):
         for name, worker in workers.items():
             spent[name].append(worker.ask("step"))
-            products.append(worker.ask("product"))
+            products[name].append(worker.ask("product")[1])
+            if name.startswith("ours"):
+                updates[name].append(worker.ask("update")[1])
     for worker in workers.values():
         worker.close()
     cores, flops = len(os.sched_getaffinity(0)), ROWS * ROW_TOKENS * MODEL.flops_per_token(ROW_TOKENS)
-    peak = PRODUCTS * 2 * 4096 * 4 * MODEL.width**2 / min(cpu for _, cpu in products)
+    peak = {is_mkl: PRODUCTS * 2 * 4096 * 4 * MODEL.width**2 / min(found, default=math.nan) for is_mkl in (False, True)
+            for found in [[cpu for name, seconds in products.items() for cpu in seconds if name.endswith("mkl") == is_mkl]]}
     middle = {name: [statistics.median(x) for x in zip(*times)] for name, times in spent.items()}
     best = min((cpu for name, (_, cpu) in middle.items() if name.startswith("torch") and "float32" in name), default=math.nan)
     print(f"{MODEL.num_params:,} parameters, {ROWS} × {ROW_TOKENS} ids, {cores} cores, {args.rounds} rounds; "
-          f"peak {peak / 1e9:.0f} GFLOP a CPU-second; {MODEL.flops_per_token(ROW_TOKENS) * ROWS * ROW_TOKENS / 1e9:.0f} GFLOP a step")
+          f"peak {peak[False] / 1e9:.0f} GFLOP a CPU-second, by oneMKL {peak[True] / 1e9:.0f}; {MODEL.flops_per_token(ROW_TOKENS) * ROWS * ROW_TOKENS / 1e9:.0f} GFLOP a step")
     for name, (wall, cpu) in middle.items():
         low = min(c for _, c in spent[name])
         print(f"{name:26s} {cpu:5.2f} CPU-s (least {low:.2f})  {wall:6.2f} s  {best / cpu:5.2f} × the best torch float32  "
-              f"{flops / cpu / peak:4.0%} of the peak")
+              f"{flops / cpu / peak[name.endswith('mkl')]:4.0%} of the peak"
+              + (f"  optimizer {statistics.median(updates[name]) / cpu:4.1%}" if updates[name] else ""))
 
 
 if __name__ == "__main__":
