@@ -3,7 +3,7 @@
     [user] red heart, blue heart, red square  [model] blue square
 
 What changes is one factor of a table of the world's (data_prep/pictures.py: colour and shape, gender and skin
-tone, hour and half); pictures are those of the training split, the four never all together in training.
+tone, hour and half); pictures are those of the training split. The four say the split: they are never all together in training.
 Facts: pictures that no words stand between (Gemini report, section 5.2.3).
 """
 
@@ -50,4 +50,4 @@ def show(world: World, problem: Analogy) -> list[tuple[Document, Document]]:
     return [([world.picture(item) for item in problem[:3]], [world.picture(problem.answer)])]
 
 
-ANALOGY = questions.Generator(draw, show, num_documents=1000, num_questions=40)
+ANALOGY = questions.Generator(draw, show, num_documents=1000, num_questions=40, key=sorted)

@@ -44,6 +44,7 @@ class Generator(NamedTuple):
     num_documents: int  # in one pass of training
     num_questions: int = 200  # in each split of an evaluation
     family: str = ""  # several that show the same problems in different ways, and therefore split them alike
+    key: Callable[[Any], Any] = repr  # what of a problem says its split, where others ask about the same
 
 
 def turn(question: Document, answer: Document) -> Document:
@@ -72,9 +73,9 @@ def rng_of(name: str, seed: int, variant: int) -> np.random.Generator:
     return np.random.default_rng([seed, variant, splits.bucket(name, 1 << 32)])
 
 
-def split_of(name: str, problem: Any) -> str:
-    """train, valid or test: a function of the problem alone."""
-    chance = splits.bucket(f"{name} {problem!r}")
+def split_of(name: str, key: Any) -> str:
+    """train, valid or test: a function of the problem's key alone."""
+    chance = splits.bucket(f"{name} {key}")
     if chance < TEST_PERCENT:
         return "test"
     return "valid" if chance < TEST_PERCENT + VALID_PERCENT else "train"
@@ -112,5 +113,6 @@ def _problems(
     """The problems of one split among so many drawn."""
     for _ in draws:
         problem = made.draw(world, rng)
-        if split_of(name, problem) == split and (split != "test" or world.shows(f"{name} {problem!r}")):
+        key = made.key(problem)
+        if split_of(name, key) == split and (split != "test" or world.shows(f"{name} {key}")):
             yield problem

@@ -106,4 +106,4 @@ def _one_of(values: list, rng: np.random.Generator):
 
 
 GENERATORS: dict[str, questions.Generator] = {
-    draw.__name__: questions.Generator(draw, show, num_documents=800, num_questions=100) for draw in (count, colour, larger, side, same)}
+    draw.__name__: questions.Generator(draw, show, num_documents=800, num_questions=100, key=lambda scene: scene.things) for draw in (count, colour, larger, side, same)}

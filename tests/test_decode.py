@@ -294,7 +294,7 @@ ROWS = [np.array(prompt, np.int32) for prompt in (
     (BOS, BOV, PIECE, BOI, SIZE(2), SIZE(2)),
     (BOS, USER, PIECE + 5, MODEL, BOA, AUDIO_CODE, AUDIO_CODE + 2),
 )]
-GREEDY = engine.Settings(text=sampling.GREEDY, image=sampling.GREEDY, rules=OPEN_RULES, max_tokens=30)
+GREEDY = engine.Settings(text=sampling.GREEDY, image=sampling.GREEDY, audio=sampling.GREEDY, rules=OPEN_RULES, max_tokens=30)
 WARM = engine.Settings(text=sampling.Sampling(1.2, top_k=30), image=sampling.Sampling(0.9, top_p=0.8),
                        rules=OPEN_RULES, max_tokens=30, seed=3)
 

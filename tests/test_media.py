@@ -190,6 +190,8 @@ def test_catalogues_are_read_as_gettext_reads_them(order):
 def test_messages_of_a_split_are_held_out_in_both_directions(world, monkeypatch):
     table = {f"word {n}": f"字{n}" for n in range(300)}
     monkeypatch.setattr(messages, "catalogue", lambda lang: table)
+    whole, *halves = ({task_lib.words(e.answer) for e in messages.examples(w, "test")} for w in (world, world.only("dev"), world.only("assurance")))
+    assert all(halves) and not halves[0] & halves[1] and halves[0] | halves[1] == whole
     held = {task_lib.words(e.answer) for split in ("valid", "test") for e in messages.examples(world, split)}
     back = {task_lib.words(e.answer) for split in ("valid", "test") for e in messages.examples_to_english(world, split)}
     said = {text.text for d in messages.messages(world, np.random.default_rng(0)) for text in d if isinstance(text, stream.Text)}
@@ -203,6 +205,8 @@ def test_messages_of_a_split_are_held_out_in_both_directions(world, monkeypatch)
 def test_new_voices_are_new_and_heard(world):
     pytest.importorskip("espeakng_loader")
     assert not set(spoken.NEW_VOICES) & set(speech.SPEAKERS)
+    dev, assurance = ({e.item for e in spoken.new_voices(world.only(half), 99)} for half in ("dev", "assurance"))
+    assert dev and not dev & assurance
     for e in spoken.new_voices(world, 3):
         loud = np.abs(e.prompt[1].samples)
         assert 0.1 < loud.max() <= 1 and 3_000 < len(loud) < 100_000
@@ -242,6 +246,8 @@ def test_errors_are_of_words_or_of_characters(context):
     assert scores.word_errors(context, examples, answers) == [(2.0, 4.0), (1.0, 4.0), (1.0, 1.0)]
     assert scores.character_error_rate(examples[2:], answers[2:]) == 1
     assert scores.word_error_rate(examples, answers) == pytest.approx(4 / 9)
+    english = _asked("the cat sat", "zh")  # of a question in Chinese
+    assert scores.word_errors(context, [english], [[stream.Text("the dog sat")]]) == [(1.0, 3.0)]
 
 
 def test_bleu_and_chrf_are_of_their_definitions(context):
@@ -252,6 +258,8 @@ def test_bleu_and_chrf_are_of_their_definitions(context):
     assert scores.bleu([example], [[stream.Text("the cat sat on the")]]) == pytest.approx(100 * np.exp(1 - 7 / 5), rel=1e-6)
     chinese = _asked("一二三四五六七", "zh")  # its characters are its tokens
     assert scores.bleu([chinese], [[stream.Text("一二三四五")]]) == pytest.approx(100 * np.exp(1 - 7 / 5), rel=1e-6)
+    english = example._replace(lang="ja")  # of a question in Japanese
+    assert scores.bleu([english], [[stream.Text("the cat sat on the")]]) == pytest.approx(100 * np.exp(1 - 7 / 5), rel=1e-6)
     assert scores.sentence_chrf(context, [example, example], [example.answer, []]) == [(1.0, 1.0), (0.0, 1.0)]
 
 

@@ -7,7 +7,7 @@ sections 5.1.4 and 5.2.4). Papers: BLEU, Papineni et al. 2002; chrF, Popović 20
 Next: suites/audio.py, suites/multilingual.py.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable
 
 from gemini_mini import errors
 from gemini_mini.evals import task
@@ -28,26 +28,31 @@ def require() -> None:
 
 
 def word_errors(context: task.Context, examples: task.Examples, answers: task.Documents) -> list[task.Judged]:
-    """Words to insert, delete or change, over those of the true text; characters in a language of UNSPLIT."""
-    return _errors(examples, answers, UNSPLIT)
+    """Words to insert, delete or change, over those of the true text; characters where that is in a language of UNSPLIT."""
+    return _errors(examples, answers, is_unsplit)
 
 
 def word_error_rate(examples: task.Examples, answers: task.Documents) -> float:
-    """Of all answers together, 0 and more; of characters in a language of UNSPLIT."""
-    return _rate(_errors(examples, answers, UNSPLIT))
+    """Of all answers together, 0 and more; of characters where the true text is in a language of UNSPLIT."""
+    return _rate(_errors(examples, answers, is_unsplit))
 
 
 def character_error_rate(examples: task.Examples, answers: task.Documents) -> float:
     """Of all answers together, 0 and more."""
-    return _rate(_errors(examples, answers, {e.lang for e in examples}))
+    return _rate(_errors(examples, answers, lambda example: True))
 
 
-def _errors(examples: task.Examples, answers: task.Documents, unsplit: Collection[str]) -> list[task.Judged]:
-    """Edits and length of each; of characters in the languages `unsplit`."""
+def is_unsplit(example: task.Example) -> bool:
+    """Whether the true text is in a language of UNSPLIT; the question may be alone, and its answer English."""
+    return example.lang in UNSPLIT and not task.words(example.answer).isascii()
+
+
+def _errors(examples: task.Examples, answers: task.Documents, by_character: Callable[[task.Example], bool]) -> list[task.Judged]:
+    """Edits and length of each, of words or characters."""
     require()
     judged = []
     for example, answer in zip(examples, answers, strict=True):
-        process = jiwer.process_characters if example.lang in unsplit else jiwer.process_words
+        process = jiwer.process_characters if by_character(example) else jiwer.process_words
         found = process(task.words(example.answer), task.words(answer))
         wrong = found.substitutions + found.deletions
         judged.append(task.Judged(float(wrong + found.insertions), float(wrong + found.hits)))
@@ -78,9 +83,9 @@ def bleu(examples: task.Examples, answers: task.Documents) -> float:
     Tokenisers that sacrebleu would have to download are not used.
     """
     require()
-    langs = {e.lang for e in examples}
+    langs = {e.lang if is_unsplit(e) else "" for e in examples}
     tokens = {"zh": "zh", "ja": "char", "th": "char"}
-    return float(sacrebleu.metrics.BLEU(tokenize=tokens[langs.pop()] if len(langs) == 1 and langs <= set(tokens) else "13a")
+    return float(sacrebleu.metrics.BLEU(tokenize=tokens.get(langs.pop(), "13a") if len(langs) == 1 else "13a")
                  .corpus_score(*_texts(examples, answers)).score)
 
 
