@@ -59,7 +59,7 @@ class Answer(list):
         return "".join(part.text for part in self if isinstance(part, stream.Text))
 
     def _repr_html_(self) -> str:
-        return f"<style>{page.STYLE}</style>{page.conversation([stream.Role('model'), *self])}"
+        return page.within(page.conversation([stream.Role("model"), *self]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Chat:
         return answer
 
     def _repr_html_(self) -> str:
-        return f"<style>{page.STYLE}</style>{page.conversation(self.document)}"
+        return page.within(page.conversation(self.document))
 
 
 def load(folder: str | Path, mesh: Mesh | None = None, eight_bit: bool = False) -> Model:

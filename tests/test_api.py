@@ -98,6 +98,7 @@ def test_a_chat_reads_what_is_new_and_forgets_the_oldest_turn(model, read_tokens
     turns = list(chat.turns)
     chat.send(["and now"])
     assert len(chat.turns) < len(turns) + 1 and chat.turns[-2] is turns[-1]
+    assert "body {" not in chat._repr_html_(), "the notebook keeps its own style"
     assert chat._repr_html_().count('class="turn user"') == len([p for p in chat.document if p == stream.Role("user")])
 
 

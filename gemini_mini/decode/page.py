@@ -21,10 +21,8 @@ from jaxtyping import Float32, UInt8
 from gemini_mini import errors, files, stream
 
 PICTURE_WIDTH = 160  # pixels on the page of a picture, blown up without smoothing
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; --strong: #2a6fdb; }
-body { font: 16px/1.55 system-ui, sans-serif; max-width: 60rem; margin: 2.5rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+COLOURS = "--line: #8884; --soft: #8881; --strong: #2a6fdb;"
+PARTS_STYLE = """
 img.pixels { image-rendering: pixelated; border-radius: 4px; vertical-align: top; margin: .25rem; }
 .turn { border: 1px solid var(--line); border-radius: 12px; padding: .6rem 1rem; margin: .8rem 0; }
 .turn.user { background: var(--soft); margin-right: 4rem; } .turn.model { margin-left: 4rem; }
@@ -32,10 +30,15 @@ img.pixels { image-rendering: pixelated; border-radius: 4px; vertical-align: top
 .text { white-space: pre-wrap; overflow-wrap: anywhere; }
 figure { display: inline-block; margin: .2rem; text-align: center; vertical-align: top; }
 figcaption, .note { font-size: .85rem; opacity: .75; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .25rem .8rem; text-align: left; vertical-align: top; }
 audio { vertical-align: middle; }
 """
+STYLE = """
+:root { color-scheme: light dark; """ + COLOURS + """ }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 60rem; margin: 2.5rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid var(--line); padding: .25rem .8rem; text-align: left; vertical-align: top; }
+""" + PARTS_STYLE
 
 
 def escape(text: object) -> str:
@@ -74,6 +77,11 @@ def table(rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> str:
     head = "<tr>" + "".join(f"<th>{cell}</th>" for cell in header) + "</tr>" if header else ""
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table>{head}{body}</table>"
+
+
+def within(content: str) -> str:
+    """HTML for somebody else's page, such as a notebook: its style holds for itself alone."""
+    return f'<div class="gemini-mini"><style>.gemini-mini {{ {COLOURS} {PARTS_STYLE} }}</style>{content}</div>'
 
 
 def part(content: stream.Part) -> str:
