@@ -78,8 +78,8 @@ class Model:
     ) -> list[Answer]:
         """Answer many prompts at once; a prompt given several times is answered anew each time, and read once.
 
-        `on_tokens(index, tokens)` hears answers as they are written, and stops them by returning True; not
-        with `best_of`, which chooses among answers that are whole. `on_answer(index, answer)` hears each at its end.
+        `on_tokens(index, tokens)` hears answers as they are written, and stops them by returning True; with
+        `best_of`, which chooses among whole answers, it hears no tokens. `on_answer(index, answer)` hears each at its end.
         """
         return self.answer([self.encode(parts) for parts in prompts], options_lib.Options(**options), on_tokens,
                            on_answer=on_answer)
@@ -108,9 +108,6 @@ class Model:
     ) -> list[Answer]:
         """Answer prompts of ids; see `engine.generate`."""
         run_lib.check_guidance(self.run, options.guidance)
-        if options.best_of > 1 and on_tokens:
-            raise errors.InputError("best_of: chooses among whole answers, so it cannot be heard as it is written; "
-                                    "leave out one of them")
         groups: list[dict[int, engine.Answer]] = [{} for _ in prompts]
         shown: dict[int, Answer] = {}
 
@@ -124,8 +121,12 @@ class Model:
                 if on_answer:
                     on_answer(which, shown[which])
 
+        def heard(index: int, tokens: Int32[np.ndarray, "_"]) -> object:
+            return on_tokens(index // options.best_of, tokens[:0])
+
         drawn = engine.generate(self.run.model, self._vocab, [ids for ids in prompts for _ in range(options.best_of)],
-                                options.settings(self._patch), on_tokens, memory, on_answer and keep)
+                                options.settings(self._patch), heard if options.best_of > 1 and on_tokens else on_tokens,
+                                memory, on_answer and keep)
         for index, answer in enumerate(drawn):
             if index // options.best_of not in shown:  # it was stopped, or nobody listens
                 keep(index, answer)

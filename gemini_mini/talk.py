@@ -95,13 +95,12 @@ class Talk:
             self._print_json(prompts[index], index, answer, [self._tell(part) for part in answer], stop.is_asked)
 
         with Stop() as stop:
-            answers = self.model.generate_many(
-                prompts, (lambda *_: stop.is_asked) if self.is_heard else None, tell, **self.options)
+            answers = self.model.generate_many(prompts, lambda *_: stop.is_asked, tell, **self.options)
         for words, answer in zip(prompts, answers):
             self._add(words, [answer])
         self._write_page()
 
-    def _turn(self, words: Sequence[str], generate: Callable[[Callable | None], list[api.Answer]]) -> None:
+    def _turn(self, words: Sequence[str], generate: Callable[[Callable], list[api.Answer]]) -> None:
         """Ask, tell the first answer as it comes and the others after it, and keep them."""
         told: list[dict] = []  # pictures and sounds of the first answer
         tokenizers, times = self.model.run.tokenizers, [time.monotonic()]
@@ -115,7 +114,7 @@ class Talk:
             return stop.is_asked
 
         with Stop() as stop:
-            answers = generate(on_tokens if self.is_heard else None)
+            answers = generate(on_tokens)
         times.append(time.monotonic())
         self._say("\n")
         self._add(words, answers)

@@ -62,8 +62,10 @@ def test_best_of_is_the_likeliest_of_those_samples(model, read_tokens):
         likeliest = max(drawn[first : first + 2], key=lambda a: a.logprob)
         np.testing.assert_array_equal(answer.tokens, likeliest.tokens)
     assert sum(read_tokens) == sum(len(model.encode(p)) - 1 for p in prompts), "samples of one prompt share its prefill"
-    with pytest.raises(errors.InputError, match="best_of"):
-        model.generate_many(prompts, lambda *_: None, best_of=2)
+    heard = []
+    stopped = model.generate_many(prompts, lambda index, tokens: bool(heard.append((index, len(tokens))) or len(heard) == 4), best_of=2, **SHORT)
+    assert sorted(heard) == [(0, 0), (0, 0), (1, 0), (1, 0)], "of drafts nothing is heard, but they can be stopped"
+    assert len(stopped) == 2 and all(len(answer.tokens) <= 2 for answer in stopped)
 
 
 def test_a_choice_is_scored_as_it_would_be_written(model):
