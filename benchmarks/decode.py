@@ -4,10 +4,10 @@
     python benchmarks/decode.py                   both sizes, batches of 1 and 16
     python benchmarks/decode.py --run runs/demo   a trained run alone: its first token and a picture
 
-Same shapes, same bytes, random weights, a prompt of 32 ids each, greedy. The variants take turns in every round,
+Same shapes, random weights, a prompt of 32 ids each, greedy. The variants take turns in every round,
 so that other work on the machine strikes them alike; the figures are medians. CPU time repeats better than the clock
 where others use the cores. Ours pays for its grammar; the peer has none. Every token reads all weights once, so no
-batch of 1 is faster than (bytes of weights) / (bytes read a second), which is measured in the same rounds.
+batch of 1 is faster than (bytes read a second) / (bytes of its weights), which is measured in the same rounds.
 """
 
 import argparse
@@ -62,15 +62,18 @@ def compare(size: str, batch: int, rounds: int, leave_out: list[str]) -> None:
     """A line for each variant but those whose names hold a word of `leave_out`."""
     depth, tokens = DEPTHS[size], TOKENS[size]
     models = {dtype: ours(depth, dtype) for dtype in ("float32", "bfloat16") if dtype not in leave_out}
-    config, num_bytes = models["float32"].config, sum(w.nbytes for w in nn.weights(models["float32"]).values())
+    config = models["float32"].config
     shape = dict(vocab_size=config.vocab_size, hidden_size=config.width, intermediate_size=config.hidden_width,
                  num_hidden_layers=depth, num_attention_heads=config.heads, num_key_value_heads=1, head_dim=config.head_dim)
     peer = subprocess.Popen([sys.executable, Path(__file__).with_name("decode_peer.py")],
                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
     def ask(**request) -> dict:
-        print(json.dumps(request | {"shape": shape, "batch": batch, "tokens": tokens}), file=peer.stdin, flush=True)
-        return json.loads(peer.stdout.readline())
+        try:
+            print(json.dumps(request | {"shape": shape, "batch": batch, "tokens": tokens}), file=peer.stdin, flush=True)
+        except BrokenPipeError:
+            raise errors.InputError("the peer does not start: pip install -e '.[bench]'") from None
+        return json.loads(peer.stdout.readline() or '{"error": "the peer died"}')
 
     memory = jnp.ones(READ_BYTES // 4)
     read = jax.jit(jnp.max)
@@ -78,6 +81,8 @@ def compare(size: str, batch: int, rounds: int, leave_out: list[str]) -> None:
     for dtype, model in models.items():
         variants[f"ours, {dtype}"] = lambda model=model: timed(lambda: answer(model, batch, tokens))
     coded = nn.eight_bit(models["float32"])
+    weigh = lambda model: sum(a.nbytes for a in jax.tree.leaves(nn.weights(model)))
+    num_bytes = {"8 bits": weigh(coded), "bfloat16": weigh(models["float32"]) // 2, "float32": weigh(models["float32"])}
     variants["ours, weights of 8 bits"] = lambda: timed(lambda: answer(coded, batch, tokens))
     for dtype in models:
         for name, how in (("dynamic cache", (False, False)), ("static cache", (True, False)), ("static, compiled", (True, True))):
@@ -95,8 +100,9 @@ def compare(size: str, batch: int, rounds: int, leave_out: list[str]) -> None:
     rates = {name: {unit: float(np.median([t["tokens"] / t[unit] for t in found])) for unit in ("wall", "cpu")}
              for name, found in taken.items() if "error" not in found[0]}
     bytes_per_s = {unit: READ_BYTES * rate for unit, rate in rates.pop("reading memory").items()}  # it counts as one token
-    best = {unit: max(rate[unit] for name, rate in rates.items() if "HF float32" in name) for unit in ("wall", "cpu")}
-    print(f"\n{size}: {num_bytes / 1e6:.0f} MB of float32, batch {batch}, {tokens} tokens, median of {rounds} rounds; memory "
+    best = {kind: {unit: max((rate[unit] for name, rate in rates.items() if name.startswith(f"HF {kind}")), default=np.nan)
+                   for unit in ("wall", "cpu")} for kind in ("float32", "")}
+    print(f"\n{size}: {num_bytes['float32'] / 1e6:.0f} MB of float32, batch {batch}, {tokens} tokens, median of {rounds} rounds; memory "
           f"is read at {bytes_per_s['wall'] / 1e9:.1f} GB/s, {bytes_per_s['cpu'] / 1e9:.1f} a CPU-second")
     for name, found in taken.items():
         if "error" in found[0]:
@@ -104,9 +110,11 @@ def compare(size: str, batch: int, rounds: int, leave_out: list[str]) -> None:
         elif name in rates:
             rate, share = rates[name], ""
             if batch == 1:
-                share = f", {rate['cpu'] * num_bytes / bytes_per_s['cpu']:.0%} of the bound of float32"
+                own = next(size for kind, size in num_bytes.items() if kind in name)
+                share = f", {rate['cpu'] * own / bytes_per_s['cpu']:.0%} of the bound of its bytes"
             print(f"  {name:30} {rate['wall']:7.1f} tokens/s, {1000 / rate['cpu']:6.2f} CPU-ms a token, "
-                  f"{rate['wall'] / best['wall']:.2f} times the best HF float32 ({rate['cpu'] / best['cpu']:.2f} by CPU){share}")
+                  + ", ".join(f"{rate['wall'] / of['wall']:.2f} times the best HF {kind}".strip() + f" ({rate['cpu'] / of['cpu']:.2f} by CPU)"
+                              for kind, of in best.items()) + share)
     sys.stdout.flush()
 
 
