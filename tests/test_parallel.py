@@ -23,8 +23,8 @@ from gemini_mini.model import decoder
 from gemini_mini.plan import hlo
 from gemini_mini.train import loss, optim, step as step_lib
 
-VOCAB = vocabulary.Vocab(100, 60, 40, "t")
-CONFIG = decoder.DecoderConfig(vocab_size=VOCAB.size, depth=2, aspect=64, head_dim=16, context_tokens=64, hidden=128,
+VOCAB = vocabulary.Vocab(300, 60, 40, "t")  # so large that a whole embedding is larger than any activation, as is a whole MLP
+CONFIG = decoder.DecoderConfig(vocab_size=VOCAB.size, depth=2, aspect=64, head_dim=16, context_tokens=64, hidden=256,
                                attention="blockwise", scan=True)
 ROWS, TOKENS = 8, 64
 LOSS_BOUND, GRADIENT_BOUND = 1e-5, 2e-5  # of nats; of each gradient's largest element, float32 sums in another order
@@ -90,8 +90,11 @@ def test_no_large_array_is_whole_on_every_device():
             parts = {"K": 4, "N": 8, "F": 8, "V": 8}[nn.axes(decoder.Decoder(CONFIG, nnx.Rngs(0)))[name.removeprefix("moment of ")].replace("D", "").strip()]
             assert leaf.addressable_shards[0].data.size * parts == leaf.size, name
     assert all(x.addressable_shards[0].data.size * 4 == x.size for x in rows)
-    # The largest arrays of one device's program are its own rows' and positions' logits, cut over the vocabulary.
-    assert max(math.prod(s.dims) for s in hlo.shapes(step.as_text())) == ROWS // 2 * TOKENS // 2 * VOCAB.size // 2
+    # The largest arrays of one device's program are its own rows' and positions' logits, cut over the vocabulary, and what
+    # its blocks keep of them for the way back.
+    logits, kept = ROWS // 2 * TOKENS // 2 * VOCAB.size // 2, CONFIG.depth * (ROWS // 2) * (TOKENS // 2) * CONFIG.width
+    largest = max(math.prod(s.dims) for s in hlo.shapes(step.as_text()))
+    assert largest == max(logits, kept) < min(VOCAB.size * CONFIG.width, CONFIG.depth * CONFIG.width * CONFIG.hidden_width)
 
 
 def test_rows_that_cannot_be_cut_are_refused():
