@@ -5,7 +5,7 @@
 Needs a Python with `pip install -e '.[bench]'` for PyTorch, and `.[mkl]` here (or --only xla torch). Every variant is a process of its own that waits while
 another steps; a round is a step of each. Ours is the task's loss, the decoder and the optimizer of a run, on rows packed
 with documents; PyTorch's rows are one text each. The machine's peak is the fastest reading of a large float32 product,
-of either library, in the same rounds; that of oneMKL's variants is of its own bfloat16 product. Seconds are medians;
+of either library, in the same rounds; for oneMKL's variants and PyTorch's bfloat16 it is oneMKL's bfloat16 product. Seconds are medians;
 CPU-seconds, of all threads, are the figure to read on a shared machine. The last column is the optimizer's part of a step.
 """
 
@@ -133,7 +133,7 @@ def main() -> None:
     for name, (wall, cpu) in middle.items():
         low = min(c for _, c in spent[name])
         print(f"{name:26s} {cpu:5.2f} CPU-s (least {low:.2f})  {wall:6.2f} s  {best / cpu:5.2f} × the best torch float32  "
-              f"{flops / cpu / peak[name.endswith('mkl')]:4.0%} of the peak"
+              f"{flops / cpu / peak[name.endswith('mkl') or name.startswith('torch') and 'bfloat16' in name]:4.0%} of the peak"
               + (f"  optimizer {statistics.median(updates[name]) / cpu:4.1%}" if updates[name] else ""))
 
 
