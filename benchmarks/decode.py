@@ -82,7 +82,8 @@ def compare(size: str, batch: int, rounds: int, leave_out: list[str]) -> None:
         variants[f"ours, {dtype}"] = lambda model=model: timed(lambda: answer(model, batch, tokens))
     coded = nn.eight_bit(models["float32"])
     weigh = lambda model: sum(a.nbytes for a in jax.tree.leaves(nn.weights(model)))
-    num_bytes = {"8 bits": weigh(coded), "bfloat16": weigh(models["float32"]) // 2, "float32": weigh(models["float32"])}
+    wide = weigh(models["float32"])
+    num_bytes = {"8 bits": weigh(coded), "bfloat16": wide // 2, "float32": wide}
     variants["ours, weights of 8 bits"] = lambda: timed(lambda: answer(coded, batch, tokens))
     for dtype in models:
         for name, how in (("dynamic cache", (False, False)), ("static cache", (True, False)), ("static, compiled", (True, True))):

@@ -52,7 +52,7 @@ class Supervisor:
                 why = self._watch()
                 codes = [worker.poll() for worker in self.workers]
                 if not why or self.told_to_stop or BAD_INPUT in codes:
-                    return max(codes, key=abs)  # of one that was killed it is negative
+                    return BAD_INPUT if BAD_INPUT in codes else max(codes, key=abs)  # of one that was killed it is negative
                 failures = failures + 1 if self.reached == before else 1
                 if failures == TRIES:
                     raise errors.InputError(f"{self.folder}: {why}, {TRIES} times without getting any further; "

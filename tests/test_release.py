@@ -106,6 +106,9 @@ def test_a_released_file_is_evaluated_where_it_is_told(released, tmp_path, monke
     monkeypatch.setattr(sys, "argv", ["evals", str(released)])
     with pytest.raises(errors.InputError, match="give --world and --out"):
         command.main()
+    monkeypatch.setattr(sys, "argv", ["evals", str(tmp_path), "--out", "elsewhere"])
+    with pytest.raises(errors.InputError, match="--out: is for a released file"):
+        command.main()
     asked = []
     monkeypatch.setattr(sys, "argv", ["evals", str(released), "--world", "somewhere", "--out", str(tmp_path), "--suite", "text"])
     monkeypatch.setattr(command.worlds, "embedded", lambda path: SimpleNamespace(config=SimpleNamespace(name="w"), only=lambda half: half))

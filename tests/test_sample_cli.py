@@ -358,6 +358,8 @@ def test_a_batch_answers_every_line(command, tmp_path, media):
     prompts.write_bytes(b'"caf\xe9"')
     with pytest.raises(errors.InputError, match="must be text in UTF-8"):
         command("--prompts", prompts)
+    with open(prompts, encoding="utf-8") as file, pytest.raises(errors.InputError, match="standard input: must be text in UTF-8"):
+        talk.read_lines(file)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -147,6 +148,18 @@ def test_a_job_that_gets_no_further_is_given_up(tmp_path, monkeypatch, capsys):
     with pytest.raises(errors.InputError, match="process 1 died .* 3 times without getting any further"):
         supervise.Supervisor(argparse.Namespace(processes=0), tmp_path).run()
     assert capsys.readouterr().err.count("all start again") == 3 and next(reached) == 960
+
+
+@pytest.mark.parametrize("codes, expected", [([0, 0], 0), ([-9, 2], 2), ([143, 143], 143), ([0, -9], -9)])
+def test_the_job_ends_as_its_worst_process_did(codes, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(supervise.signal, "signal", lambda number, handler: None)
+    job = supervise.Supervisor(argparse.Namespace(processes=0), tmp_path)
+    job.workers = [SimpleNamespace(poll=lambda code=code: code) for code in codes]
+    monkeypatch.setattr(job, "_kill", lambda processes: None)
+    job.told_to_stop = True
+    monkeypatch.setattr(job, "_start", lambda: None)
+    monkeypatch.setattr(job, "_watch", lambda: "")
+    assert job.run() == expected
 
 
 class Job:

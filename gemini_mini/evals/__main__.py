@@ -39,7 +39,7 @@ CODE = tuple(file for folder in ("data_prep", "gemini_mini/decode", "gemini_mini
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run folder that train.py finished, or a released file")
-    parser.add_argument("--out", type=Path, help="where to write (default: RUN); a released file needs it, and --world")
+    parser.add_argument("--out", type=Path, help="where to write the figures of a released file, which needs --world too; those of a run stand in its folder")
     parser.add_argument("--world", type=Path, help="default: the folder `world` beside the rows it was trained on")
     parser.add_argument("--suite", default="", help=f"some of {','.join(suite.SUITES)}")
     parser.add_argument("--tasks", default="", help=f"some of {','.join(suite.TASKS)}; default: what the report shows")
@@ -69,10 +69,12 @@ def main() -> None:
         raise errors.InputError("--release and --valid-only: must not stand together, for a release is of test splits; leave one out")
     if args.run.is_file() and not (args.out and args.world):
         raise errors.InputError(f"{args.run}: is a released file, and says neither what to ask nor where figures go; give --world and --out")
+    if args.out and not args.run.is_file():  # what was opened of a run must stand in its folder
+        raise errors.InputError(f"--out: is for a released file, and {args.run} is none; its figures stand in the run folder")
     run, out = run_lib.load(args.run), args.out or args.run
     run_lib.check_guidance(run, args.guidance)
     world = worlds.embedded(args.world or Path(run.settings["task"]["rows"]).parent / "world")
-    judge = args.classifier or out.parent / f"{world.config.name}-classifier" / "classifier.safetensors"
+    judge = args.classifier or args.run.parent / f"{world.config.name}-classifier" / "classifier.safetensors"
     settings = task.Settings(args.limit, tasks, args.valid_only, args.seed, args.temperature, args.guidance, str(judge))
     if args.release:
         open_assurance(out, run_lib.weights_hash(args.run), [*suites, *tasks])

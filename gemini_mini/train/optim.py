@@ -1,4 +1,4 @@
-"""The optimizer: Muon for the matrices of the blocks, AdamW for everything else, one schedule.
+"""The optimizer: Muon for the matrices of the blocks, Adam with Nesterov's momentum for everything else, or AdamW for all; one schedule.
 
 Warm up, hold, then decay linearly to zero: the decay falls together with the annealing stage of
 the mixture. Papers: AdamW, arXiv 1711.05101; Muon, Jordan 2024 and arXiv 2502.16982; warm-up,
