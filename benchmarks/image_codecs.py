@@ -5,8 +5,8 @@
 For each picture every codec is given the lowest quality at which its PSNR is at least ours. Headers
 are left out: the bytes of an all-white picture's file, same size and settings, are subtracted. JPEG
 uses its standard Huffman tables, so that they cancel. Ours is codes × log2(codebook) / 8, and beside it
-what an arithmetic coder needs, as codecs have entropy coders too: each code costs what image_prior.py's
-decoder, trained on the codes of training pictures, did not foresee of it.
+the picture's part of a range coder's stream, as codecs have entropy coders too: all pictures of a split are
+written by the chances of image_prior.py's decoder, trained on the codes of training pictures, and read back.
 Photographs are those inside scikit-image's wheel, their shorter side shrunk to 256 pixels: the middle
 128 × 128, whole and cut into tiles. The classifier tells the groups of emoji apart ("animal", "food", ...); it learns from
 real training pictures and their shifted copies, and is asked about originals and their drawings.
@@ -88,6 +88,14 @@ def codecs(name: str, pictures: np.ndarray, drawn: np.ndarray, our_bytes: float,
           f"at least 4 × ours for {np.mean(best >= 4 * our_bytes):.0%} of pictures")
 
 
+def coded_bytes(prior: image_prior.Prior, codes: np.ndarray) -> float:
+    """Bytes a picture of the stream that holds all codes. Raises: RuntimeError unless they are read back the same."""
+    stream = prior.write(codes)
+    if not np.array_equal(prior.read(stream, codes.shape), codes):
+        raise RuntimeError("the codes read back from the range coder's stream are not those that were written")
+    return len(stream) / len(codes)
+
+
 def recognition(world: emoji_world.World, split: str, tokenizer: image.ImageTokenizer) -> None:
     """Print how often a classifier of groups says the same of a drawing as of its original."""
     def labelled(split: str) -> tuple[np.ndarray, list[str]]:
@@ -132,7 +140,7 @@ def main() -> None:
         print(f"{name}: {np.mean(counts > 0):.1%} of {len(counts)} codes occur, "
               f"perplexity {2 ** task.entropy_bits(counts):.0f}")
         if originals.shape[1] == TILE_PIXELS:
-            codecs(name, originals, drawn, our_bytes, prior.bits(codes).sum(1).mean() / 8)
+            codecs(name, originals, drawn, our_bytes, coded_bytes(prior, codes))
         if args.sheet:
             few = np.linspace(0, len(originals) - 1, min(12, len(originals))).astype(int)
             sheet = np.concatenate([np.concatenate(list(p[few]), axis=1) for p in (originals, drawn)])

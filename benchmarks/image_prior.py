@@ -1,9 +1,10 @@
 """How well a picture's codes are foreseen: a small decoder, the project's own, over the codes of one picture.
 
-What it does not foresee is what an arithmetic coder must write, and what a language model must learn.
+What it does not foresee is what a range coder writes, and what a language model must learn.
 Next: image_codecs.py, which sets the bytes beside those of picture codecs.
 """
 
+import constriction
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +29,7 @@ class Prior:
         self.tokenizer, self.start = tokenizer, tokenizer.config.num_codes
         self.model = decoder.Decoder(decoder.DecoderConfig(vocab_size=self.start + 1, depth=3), nnx.Rngs(0))
         self.weights = nn.weights(self.model)
-        self._nats = jax.jit(self._nats_of)
+        self._chances = jax.jit(lambda weights, codes, place: jax.nn.softmax(self._logits(weights, codes, place)))
 
     def train(self, pictures: UInt8[np.ndarray, "N height width 3"], steps: int, seed: int = 0) -> None:
         """Learn the codes of `pictures`, each drawn `steps` × 64 / N times in some position."""
@@ -37,7 +38,7 @@ class Prior:
 
         @jax.jit
         def step(weights, state, codes):
-            value, gradient = jax.value_and_grad(lambda w: jnp.mean(self._nats_of(w, codes)))(weights)
+            value, gradient = jax.value_and_grad(lambda w: jnp.mean(self._nats(w, codes)))(weights)
             updates, state = optimizer.update(gradient, state, weights)
             return optax.apply_updates(weights, updates), state, value
 
@@ -52,14 +53,44 @@ class Prior:
                 bar.info.update(bits=float(value) / np.log(2))
                 bar.advance()
 
-    def bits(self, codes: Int[np.ndarray, "N Y X"]) -> Float[np.ndarray, "N Y*X"]:
-        """-log2 of the chance that was given to every code."""
-        parts = [codes[start : start + BATCH_PICTURES] for start in range(0, len(codes), BATCH_PICTURES)]
-        return np.concatenate([np.asarray(self._nats(self.weights, part)) for part in parts]) / np.log(2)
+    def write(self, codes: Int[np.ndarray, "N Y X"]) -> bytes:
+        """The codes of all pictures as one stream of a range coder, each code by the chance that was given to it."""
+        encoder = constriction.stream.queue.RangeEncoder()
+        for start in range(0, len(codes), BATCH_PICTURES):
+            part = codes[start : start + BATCH_PICTURES].reshape(-1, codes[0].size)
+            for place in range(part.shape[1]):
+                for code, model in zip(part[:, place].tolist(), self._models(part, place), strict=True):
+                    encoder.encode(code, model)
+        return encoder.get_compressed().tobytes()
 
-    def _nats_of(self, weights: dict[str, Array], codes: Int[Array | np.ndarray, "B Y X"]) -> Float[Array, "B Y*X"]:
-        flat = jnp.reshape(codes, (len(codes), -1))
-        given = jnp.concatenate([jnp.full((len(flat), 1), self.start), flat[:, :-1]], axis=1)
+    def read(self, stream: bytes, shape: tuple[int, int, int]) -> Int[np.ndarray, "N Y X"]:
+        """What `write` was given, from the stream and the shape alone."""
+        decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(stream, np.uint32))
+        codes = np.zeros((shape[0], shape[1] * shape[2]), np.int32)
+        for start in range(0, len(codes), BATCH_PICTURES):
+            part = codes[start : start + BATCH_PICTURES]
+            for place in range(part.shape[1]):
+                part[:, place] = [decoder.decode(model) for model in self._models(part, place)]
+        return codes.reshape(shape)
+
+    def _models(self, codes: Int[np.ndarray, "B A"], place: int) -> list[constriction.stream.model.Categorical]:
+        """The range coder's model of every picture's code at `place`.
+
+        It reads the codes before and no other, and one program serves all batches: so the reader, for whom the
+        rest are still zeros, is given the writer's chances to the last bit.
+        """
+        before = np.where(np.arange(codes.shape[1]) < place, codes, 0)
+        filled = np.pad(before, ((0, BATCH_PICTURES - len(codes)), (0, 0)))
+        chances = np.asarray(self._chances(self.weights, filled, place))[: len(codes)]
+        return [constriction.stream.model.Categorical(row, perfect=False) for row in chances]
+
+    def _logits(self, weights: dict[str, Array], codes: Int[Array, "B A"], place: int | Array | None = None) -> Float[Array, "B ... V"]:
+        """Logits of every code, or of those at `place` alone."""
+        given = jnp.concatenate([jnp.full((len(codes), 1), self.start), codes[:, :-1]], axis=1)
         model = nn.with_weights(self.model, weights)
         hidden = model(given, jnp.broadcast_to(jnp.arange(given.shape[1])[None], given.shape), jnp.ones_like(given))
-        return optax.softmax_cross_entropy_with_integer_labels(model.logits(hidden), flat)
+        return model.logits(hidden if place is None else hidden[:, place])
+
+    def _nats(self, weights: dict[str, Array], codes: Int[np.ndarray, "B Y X"]) -> Float[Array, "B Y*X"]:
+        flat = jnp.reshape(codes, (len(codes), -1))
+        return optax.softmax_cross_entropy_with_integer_labels(self._logits(weights, flat), flat)

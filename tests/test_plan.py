@@ -73,6 +73,8 @@ ENTRY %main (a.0: f32[6,256,128], a.1: bf16[4,512,128], a.2: bf16[512,128], a.3:
   %start = (s32[], f32[6,256,128]{2,1,0}, bf16[4,512,128]{2,1,0}, bf16[512,128]{1,0}) tuple(%one, %a.0, %a.1, %a.2)
   %loop = (s32[], f32[6,256,128]{2,1,0}, bf16[4,512,128]{2,1,0}, bf16[512,128]{1,0}) while(%start), condition=%condition, body=%body
   %async-collective-start.1 = bf16[128,64]{1,0} fusion(%a.3), kind=kLoop, calls=%fused.2
+  %first = token[] after-all()
+  %handed = (bf16[32,64]{1,0}, u32[], token[]) send(%a.3, %first), channel_id=8, is_host_transfer=true, frontend_attributes={a="b"}
   %part = bf16[128,64]{1,0} fusion(%a.3), kind=kLoop, calls=%async_collective_fusion.1
   %x = f32[256,16,1]{2,1,0:T(8,128)S(1)} iota(), iota_dimension=0
   %w = f32[16,8,4]{2,1,0:T(8,128)S(1)} iota(), iota_dimension=0
@@ -90,6 +92,7 @@ def test_the_tpu_compilers_forms_are_read():
     assert costs.cycles == 6 * 1000
     gather, hop = 3 / 4 * 128 * 64 * 2, 512 * 128 * 2
     assert costs.links == {("all-gather", "fsdp"): (gather, 0), ("collective-permute", "context"): (6 * 2 * hop, 6 * hop)}
+    assert costs.host_bytes == 32 * 64 * 2
     queries, piece = 4 * 512 * 128 * 2, 256 * 128 * 4  # of the stack a slice is read; what is on chip costs nothing
     body = (2 * piece + 4) + (queries + 2 * hop + queries + 4 * 512 * 4) + 3 * 4
     assert costs.memory_bytes == 6 * body + 2 * (32 + 128) * 64 * 2
@@ -164,15 +167,26 @@ def test_the_real_step_is_compiled_from_shapes_alone():
     assert memory["batch"] == 6 * 8 * 512 * 4 // 8
 
 
+def refuse(monkeypatch, message: str) -> None:
+    def compile(self):
+        raise jax.errors.JaxRuntimeError(message)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile)
+
+
 def test_a_refusal_names_the_largest_arrays_of_a_chip(monkeypatch):
-    def refuse(self):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: the total memory required (19.19G) exceeds available HBM (15.75G)")
-    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    refuse(monkeypatch, "RESOURCE_EXHAUSTED: the total memory required (19.19G) exceeds available HBM (15.75G)")
     with pytest.raises(compiler.DoesNotFit) as refusal:
         compiler.compile_step(compiler.unread(config.load(str(ROOT / "configs/nano1.py"), SMALL)), parallel.mesh((1, 4, 1, 2)))
     assert (refusal.value.needed, refusal.value.there) == ("19.19G", "15.75G")
     sizes = [size for size, _ in refusal.value.arrays]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] == 2 * 2 * 256 * 256 * 4  # scores of two rows and two heads, a block of 256
+
+
+def test_a_kernel_that_is_too_large_is_no_lack_of_memory(monkeypatch):
+    refuse(monkeypatch, "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space vmem. "
+                        "Used 16.44M of 16.00M vmem. Exceeded vmem capacity by 448.0K.")
+    with pytest.raises(errors.InputError, match="Used 16.44M of 16.00M.*smaller blocks"):
+        compiler.compile_step(compiler.unread(config.load(str(ROOT / "configs/nano1.py"), SMALL)), parallel.mesh((1, 4, 1, 2)))
 
 
 @pytest.mark.parametrize("needs, proposed", [
@@ -196,10 +210,13 @@ def test_rows_that_a_mesh_cannot_cut_are_refused():
 
 
 @pytest.mark.slow
-def test_a_plan_for_chips_that_are_not_there():
+@pytest.mark.parametrize("arguments", [
+    ["--plan", "v5e:2x2", "run.mesh=(0,2,1,2)", *SMALL, "task.model.aspect=128", "task.model.head_dim=128", "task.model.attention=splash"],
+    # Large blocks and many heads, where a kernel fills what fast memory it may.
+    *(["--plan", chips, "run.mesh=(0,2,1,2)", "task.model.aspect=1152", "task.model.depth=2", "task.model.context_tokens=16384", "task.batch_rows=4"] for chips in ("v4:2x2x1", "v5e:2x2")),
+])
+def test_a_plan_for_chips_that_are_not_there(arguments):
     pytest.importorskip("libtpu")
-    arguments = ["configs/nano1.py", "--plan", "v5e:2x2", "run.mesh=(0,2,1,2)", *SMALL, "task.model.aspect=128",
-                 "task.model.head_dim=128", "task.model.attention=splash"]
-    done = subprocess.run([sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "train.py", "configs/nano1.py", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "collective-permute over context" in done.stdout and re.search(r"estimate +\d+ ms, MFU", done.stdout)

@@ -122,4 +122,4 @@ def _splash() -> ring.Kernel:
     """Imported here because nothing else needs Pallas and its 0.4 s."""
     from gemini_mini.model import splash
 
-    return splash.Splash()
+    return splash.Splash.on(parallel.device_kind())

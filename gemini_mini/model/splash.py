@@ -3,7 +3,7 @@
 The ring needs the backward kernel with a log-sum-exp of more keys than it is given, which JAX exports
 under a private name only: this is the one file that knows it. The fused backward kernel computes the
 scores once for all three gradients, five products in place of seven, for a partial gradient of the
-queries from every block of keys; large blocks of keys keep those few.
+queries from every block of keys; large blocks of keys keep those few, and need a chip's fast memory.
 Next: ring.py.
 """
 
@@ -15,6 +15,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jaxtyping import Array
 
+from gemini_mini import parallel
 from gemini_mini.model import ring
 
 
@@ -24,7 +25,12 @@ class Splash:
 
     interpret: bool = False
     block: int = 1024  # queries and keys of a block
-    block_grad: int = 2048  # keys of a block in the backward kernel
+    block_grad: int = 4096  # keys of a block in the backward kernel
+
+    @classmethod
+    def on(cls, device_kind: str) -> "Splash":
+        """The largest blocks that the fast memory of such a chip holds."""
+        return cls(block=512, block_grad=2048) if parallel.has_small_kernels(device_kind) else cls()
 
     def forward(self, queries: ring.Queries, keys: ring.Keys, causal: bool) -> tuple[Array, Array]:
         """See ring.Kernel."""

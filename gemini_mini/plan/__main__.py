@@ -40,11 +40,11 @@ def main() -> None:
             print(f"  {size / report.GIB:6.2f} GiB  {what}")
         print(_proposal(experiment, devices), flush=True)
         raise SystemExit(2) from None
-    kernel = splash.Splash()
+    kernel = splash.Splash.on(devices[0].device_kind)
     costs = hlo.count(compiled.text, dict(mesh.shape), {"fwd": kernel.block, "dkv": kernel.block_grad})
     step_tokens = task.batch_rows * model.context_tokens
     useful = step_tokens * model.flops_per_token(model.context_tokens) / len(devices)
-    for line in report.lines(compiled, costs, chip, len(devices), args.slices, model.num_params, useful, step_tokens, experiment.run.steps):
+    for line in report.lines(compiled, costs, chip, len(devices), hosts, model.num_params, useful, step_tokens, experiment.run.steps):
         print(line)
 
 

@@ -44,7 +44,7 @@ class DoesNotFit(Exception):
     """The compiler's refusal: memory needed and there a chip, as it prints them, and the step's largest arrays."""
 
     def __init__(self, message: str, arrays: list[tuple[int, str]]):
-        found = re.search(r"\(([\d.]+\w)\) exceeds[^(]*\(([\d.]+\w)\)", message)
+        found = re.search(r"\(([\d.]+\w)\) exceeds[^(]*\(([\d.]+\w)\)", message) or re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", message)
         self.needed, self.there = found.groups() if found else ("more", "what is there")
         self.arrays = arrays
         super().__init__(message)
@@ -83,6 +83,9 @@ def compile_step(experiment: config_lib.Experiment, devices: Mesh) -> Compiled:
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
+        if found := re.search(r"memory space vmem. (Used \S+ of \S+)", str(error)):
+            raise errors.InputError(f"--plan: a kernel does not fit a chip's fast memory ({found[1]}); choose smaller blocks in "
+                                    "Splash.on of gemini_mini/model/splash.py") from None
         if "RESOURCE_EXHAUSTED" in str(error):
             raise DoesNotFit(str(error), _largest(traced.jaxpr.jaxpr, dict(zip(shape, parts, strict=True)))) from None
         raise

@@ -4,6 +4,7 @@ XLA's own counters count the body of a loop once and a Pallas kernel as nothing:
 comes out a tenth of its size. Here loops are multiplied by their trip counts and the attention kernels
 counted by their shapes. The text is the scheduled program of one chip, so what it says of the links
 is what travels, and a collective split into start and done is one that runs beside other work.
+Between slices the compiler hands arrays to the hosts, whose network adds them up.
 Next: report.py.
 """
 
@@ -20,7 +21,7 @@ BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "bf
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "iota", "opt-barrier",
         "while", "conditional", "call", "copy-done", "slice-done", "async-start", "async-done", "async-update",
-        "copy-start", "slice-start", *COLLECTIVES, *(f"{c}-start" for c in COLLECTIVES), *(f"{c}-done" for c in COLLECTIVES)}
+        "copy-start", "slice-start", "send", "send-done", "recv", "recv-done", *COLLECTIVES, *(f"{c}-start" for c in COLLECTIVES), *(f"{c}-done" for c in COLLECTIVES)}
 
 WORK = ("fusion", "custom-call", "conditional", "while", "dot", "convolution")
 
@@ -113,6 +114,7 @@ class Costs:
     memory_bytes: float = 0.0  # moved between memory and chip, kernels' own re-reading left out
     cycles: float = 0.0  # the compiler's estimate for all but kernels and links
     links: dict[tuple[str, str], Traffic] = field(default_factory=lambda: defaultdict(lambda: Traffic(0.0, 0.0)))
+    host_bytes: float = 0.0  # handed to the network between slices
     loops: list[tuple[str, int]] = field(default_factory=list)
     unknown_loops: int = 0  # counted once
     unknown_kernels: Counter = field(default_factory=Counter)  # counted as nothing
@@ -163,6 +165,8 @@ class _Counter:
                 self.costs.flops += times * _convolution_flops(i, self._operand(here, i, 0), self._operand(here, i, 1))
             elif i.op == "custom-call" and 'custom_call_target="tpu_custom_call"' in i.rest:
                 self._count_kernel(here, i, times)
+            elif i.op == "send" and "is_host_transfer=true" in i.rest:
+                self.costs.host_bytes += times * self._operand(here, i, 0).size_bytes
             elif i.op.removesuffix("-start") in COLLECTIVES:
                 self._count_collective(here, i, times, beside or _is_overlapped(here, i))
 

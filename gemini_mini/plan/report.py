@@ -15,7 +15,7 @@ KERNEL_SHARE = 0.6  # of peak, for Pallas kernels: an assumption
 GIB, DAY_S = 2**30, 86_400
 
 
-def lines(compiled: compiler.Compiled, costs: hlo.Costs, chip: topology.Chip, chips: int, slices: int, params: int,
+def lines(compiled: compiler.Compiled, costs: hlo.Costs, chip: topology.Chip, chips: int, hosts: int, params: int,
           useful_flops: float, step_tokens: int, steps: int) -> Iterator[str]:
     """The report; FLOPs are of one chip and step."""
     memory = compiled.memory
@@ -35,14 +35,16 @@ def lines(compiled: compiler.Compiled, costs: hlo.Costs, chip: topology.Chip, ch
     for (kind, axes), traffic in sorted(costs.links.items(), key=lambda entry: -entry[1].sent):
         if traffic.sent > 1e6:
             yield f"    {kind + ' over ' + axes:<38}{traffic.sent / 1e9:8.2f} GB, {traffic.exposed / 1e9:.2f} with nothing beside"
-    if slices > 1:
-        yield "    between slices: not counted"
     ring = 2 * chip.link_bytes_per_s
     times = {"products": costs.flops / chip.peak_flops, "memory": costs.memory_bytes / chip.memory_bytes_per_s,
              "links": costs.sent_bytes / ring}
     limit = max(times, key=times.get)
     kernels = costs.kernel_flops / chip.peak_flops / KERNEL_SHARE
     estimate = max(costs.cycles / chip.clock_hz, times["memory"]) + kernels + costs.exposed_bytes / ring
+    if costs.host_bytes:
+        host_bytes = costs.host_bytes * chips / hosts
+        yield (f"  between slices        {costs.host_bytes / 1e9:8.3f} GB, {host_bytes / 1e9:.2f} a host: to pass within the step estimated "
+               f"below takes {8 * host_bytes / estimate / 1e9:.1f} Gbit/s each way")
     yield "time of a step"
     yield "  at least              " + ", ".join(f"{name} {t * 1e3:.0f} ms" for name, t in times.items())
     yield f"  bound                 MFU {useful_flops / chip.peak_flops / times[limit]:.1%}, set by the {limit}"
