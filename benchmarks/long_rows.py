@@ -1,6 +1,6 @@
 """What long rows cost: attention alone and a whole step of training, a process for each variant.
 
-    python benchmarks/long_rows.py attention      naive, chunks and blockwise, forward and backward, one row
+    python benchmarks/long_rows.py attention      JAX's own, naive, chunks and blockwise, forward and backward, one row
     python benchmarks/long_rows.py step           the demo's decoder, forward, backward and update, 16,384 ids a step
 
 A line per variant: CPU-seconds and wall seconds of the best of some runs, microseconds a token, XLA's own count
@@ -26,7 +26,7 @@ from gemini_mini.train import loss, optim, step as step_lib
 
 HEADS, HEAD_DIM, TOKENS, DOCUMENT, ROUNDS = 4, 64, 16_384, 256, 2
 VOCAB = vocabulary.Vocab(2048, 512, 256, "benchmark")  # about the demo's
-ATTENTION = [(kind, length, 1) for length in (2048, 8192) for kind in ("naive", "chunks", "blockwise")
+ATTENTION = [(kind, length, 1) for length in (2048, 8192) for kind in ("jax.nn", "naive", "chunks", "blockwise")
              if (kind, length) != ("chunks", 8192)]  # which compiles for minutes
 ATTENTION += [("blockwise", 8192, 8192 // DOCUMENT), ("blockwise", 16_384, 1)]
 STEP = [("chunks", 256, 1), ("chunks", 512, 1), ("chunks", 1024, 1), ("blockwise", 512, 1), ("blockwise", 1024, 1),
@@ -34,10 +34,10 @@ STEP = [("chunks", 256, 1), ("chunks", 512, 1), ("chunks", 1024, 1), ("blockwise
         ("blockwise", 16_384, 16_384 // DOCUMENT)]
 
 
-def naive(q, k, v, segments):
-    """Softmax over a whole T x T mask."""
-    order = jnp.arange(q.shape[1])
-    return attention.attend(q, k, v, (segments[:, :, None] == segments[:, None]) & (order[:, None] >= order)[None])
+def whole_mask(segments):
+    """T x T: what each position sees."""
+    order = jnp.arange(segments.shape[1])
+    return (segments[:, :, None] == segments[:, None]) & (order[:, None] >= order)[None]
 
 
 def attend(kind: str, length: int, documents: int):
@@ -46,7 +46,8 @@ def attend(kind: str, length: int, documents: int):
     q = rng.normal(size=(1, length, HEADS, HEAD_DIM)).astype(np.float32)
     k, v = rng.normal(size=(2, 1, length, 1, HEAD_DIM)).astype(np.float32)
     segments = (np.arange(length) * documents // length + 1).astype(np.int32)[None]
-    function = {"naive": naive, "chunks": attention.attend_packed,
+    function = {"jax.nn": lambda q, k, v, segments: jax.nn.dot_product_attention(q, k, v, mask=whole_mask(segments)[:, None]),
+                "naive": lambda q, k, v, segments: attention.attend(q, k, v, whole_mask(segments)), "chunks": attention.attend_packed,
                 "blockwise": lambda *x: ring.attend(*x, ring.Blockwise())}[kind]
     return jax.grad(lambda q, k, v, segments: jnp.sum(function(q, k, v, segments) ** 2), (0, 1, 2)), (q, k, v, segments)
 
