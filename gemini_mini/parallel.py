@@ -33,8 +33,6 @@ ROWS = PartitionSpec(AXIS_OF["B"], AXIS_OF["T"])
 # By default libtpu turns the gathering of a weight into a loop that rewrites its accumulator at every hop.
 TPU_OPTIONS = {"xla_tpu_enable_windowed_einsum_for_all_gather": "false",
                "xla_tpu_enable_windowed_einsum_for_reduce_scatter": "false"}
-# A kernel may use a share of a chip's fast memory: 16 MiB unless said, which is all that a TPU v4 has.
-TPU_KERNEL_OPTIONS = {"xla_tpu_scoped_vmem_limit_kib": "65536"}
 
 
 def mesh(shape: tuple[int, int, int, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -92,14 +90,8 @@ def compile_step(step: Callable, places, devices: Mesh) -> Callable:
         with jax.sharding.use_abstract_mesh(devices.abstract_mesh):
             return step(state, batch)
 
-    device = devices.devices.flat[0]
-    options = TPU_OPTIONS | ({} if has_small_kernels(device.device_kind) else TPU_KERNEL_OPTIONS) if device.platform == "tpu" else None
-    return jax.jit(on_mesh, donate_argnums=0, out_shardings=(places, None), compiler_options=options)
-
-
-def has_small_kernels(device_kind: str) -> bool:
-    """Whether a kernel has 16 MiB of fast memory at most."""
-    return device_kind in ("TPU v4", "TPU v3", "TPU v2")
+    is_tpu = devices.devices.flat[0].platform == "tpu"
+    return jax.jit(on_mesh, donate_argnums=0, out_shardings=(places, None), compiler_options=TPU_OPTIONS if is_tpu else None)
 
 
 def current() -> AbstractMesh | None:
