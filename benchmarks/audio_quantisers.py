@@ -163,16 +163,10 @@ def code_figures(task: audio_tokenizer.TrainAudioTokenizer, path: Path) -> dict[
         for codes, samples in zip(np.asarray(encode(batch)), batch.num_samples, strict=True):
             counts += np.bincount(codes[: audio.num_frames(int(samples))], minlength=len(counts))
 
-    @jax.jit
-    def missed(batch):
-        mel, valid, _, _ = audio.features(batch.samples, batch.num_samples, tokenizer.config.around)
-        quantised = tokenizer.codebook()[tokenizer.encode(batch.samples, batch.num_samples)] * valid[..., None]
-        return jnp.sum((tokenizer.draw(quantised) - mel) ** 2 * valid[..., None]), valid.sum() * mel.shape[-1]
-
-    error, total = np.sum([missed(batch) for batch in task.all_batches(("valid",))], 0)
+    valid = [row[:n] for batch in task.all_batches(("valid",)) for row, n in zip(batch.samples, batch.num_samples) if n]
     shares = counts[counts > 0] / counts.sum()
     return {"used": float(np.mean(counts > 0)), "perplexity": float(np.exp(-np.sum(shares * np.log(shares)))),
-            "mel_error": float(error / total)}
+            "mel_error": audio.mel_error(tokenizer, valid)}
 
 
 def main() -> None:

@@ -208,6 +208,29 @@ def test_codes_in_chunks_are_those_of_one_piece(tokenizer, short_chunks):
     assert place == len(whole) == audio.num_frames(len(clip))
 
 
+def reference_mel_error(tokenizer: audio.AudioTokenizer, clips: list[np.ndarray]) -> float:
+    """Straight from the definition, code by code, in float64."""
+    around, squares = tokenizer.config.around, []
+    codebook, w_in, w_out = (np.asarray(x, np.float64) for x in (tokenizer.codebook(), tokenizer.mel_in[...], tokenizer.mel_out[...]))
+    for clip in clips:
+        mel, codes = reference_log_mel(clip), audio.encode_clip(tokenizer, clip)
+        z = np.pad(codebook[codes], ((1, 1), (0, 0)))
+        for code in range(len(codes)):
+            near, here = mel[max(0, 4 * (code - around)) : 4 * (code + around + 1)], mel[4 * code : 4 * code + 4]
+            wanted = (here - near.mean(0)) / np.sqrt(np.mean((near - near.mean(0)) ** 2) + 0.1)
+            x = z[code : code + 3].ravel() @ w_in
+            drawn = (0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))) @ w_out
+            squares.append((drawn - np.pad(wanted, ((0, 4 - len(here)), (0, 0))).ravel()) ** 2)
+    return float(np.mean(squares))
+
+
+def test_mel_error_is_its_definition_for_short_and_long_clips(tokenizer, short_chunks):
+    clips = [noise(i, n) * (1 + 3 * chirp(n, 1, 5)) for i, n in enumerate((400, 5_123, 31_337))]
+    assert audio.mel_error(tokenizer, clips, batch_clips=2) == pytest.approx(reference_mel_error(tokenizer, clips), rel=1e-4)
+    silent = nn.with_weights(tokenizer, nn.weights(tokenizer) | {"mel_out": tokenizer.mel_out[...] * 0})
+    assert 0.7 < audio.mel_error(silent, [noise(0, 60_000)]) < 1  # the spread of noise is little above the 0.1 added to it
+
+
 @pytest.mark.parametrize("block", [1_000, 7_777, 50_000])
 @pytest.mark.parametrize("length", LENGTHS)
 def test_a_stream_gives_the_codes_of_the_whole(tokenizer, short_chunks, block, length):

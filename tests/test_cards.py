@@ -127,7 +127,10 @@ def test_one_page_shows_three_cards_and_loads_nothing(world, tokenizer, tmp_path
     audio.save(audio.AudioTokenizer(audio.AudioTokenizerConfig(width=16, heads=2, layers=1, hidden=16, num_codes=8), nnx.Rngs(0)),
                folder / "tokenizers" / "audio.safetensors")
     stages = [{"name": "all", "until": 1.0, "weights": SHARES}]
-    files.write_json(folder / "run.json", {"settings": {"task": {"rows": "elsewhere/rows", "stages": stages}}})
+    files.write_json(folder / "run.json", {"settings": {"task": {"rows": "elsewhere/rows", "stages": stages,
+                                                          "audio_tokenizer": str(tmp_path / "audio" / "audio.safetensors")}}})
+    files.write_bytes(tmp_path / "audio" / "audio.safetensors", (folder / "tokenizers" / "audio.safetensors").read_bytes())
+    files.write_json(tmp_path / "audio" / "done.json", {"train/cer": 0.125, "valid/cer": 0.4567, "codes/used": 0.5})
     with pytest.raises(errors.InputError, match="elsewhere/world"):
         sheet.write(folder, None)
     content = sheet.write(folder, world.pictures.filename.parent.parent).read_text()
@@ -138,8 +141,21 @@ def test_one_page_shows_three_cards_and_loads_nothing(world, tokenizer, tmp_path
     assert content.count('alt="log-mel of the original"') == content.count('alt="log-mel of the codes"') == 2
     assert all(source.startswith("data:") for source in page.sources)
     printed = capsys.readouterr().out
-    for line in ("strings come back exactly", "PSNR", "codes a second", "1,200"):
+    for line in ("strings come back exactly", "PSNR", "codes a second", "1,200", "of the variance of log-mel", "by CTC in training: valid"):
         assert line in printed and line in content
+    assert re.search(r"46%\s+of letters misread .*: valid\n", printed) and re.search(r"12%\s+of letters misread .*: train\n", printed)
+
+
+def test_figures_of_training_are_those_of_the_very_tokenizer(tmp_path):
+    files.write_bytes(tmp_path / "copy", b"weights")
+    trained = tmp_path / "audio" / "audio.safetensors"
+    assert sheet.training_figures(tmp_path / "copy", trained) == {}, "its run is gone"
+    files.write_bytes(trained, b"weights")
+    assert sheet.training_figures(tmp_path / "copy", trained) == {}, "it did not end"
+    files.write_json(trained.parent / "done.json", {"valid/cer": 0.5})
+    assert sheet.training_figures(tmp_path / "copy", trained) == {"valid/cer": 0.5}
+    files.write_bytes(trained, b"others")
+    assert sheet.training_figures(tmp_path / "copy", trained) == {}, "trained again since"
 
 
 def test_a_folder_without_tokenizers_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """The audio tokenizer's card: how many codes a second, which are used, and clips beside what their codes keep."""
 
+from collections.abc import Mapping
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -14,8 +16,8 @@ NUM_HEARD = 6
 CODE_WIDTH = 8  # pixels on the page
 
 
-def make(tokenizer: audio.AudioTokenizer, world: emoji_world.World) -> card.Card:
-    """Figures over all clips of the valid split: names never trained on."""
+def make(tokenizer: audio.AudioTokenizer, world: emoji_world.World, training: Mapping[str, float]) -> card.Card:
+    """Figures over all clips of the valid split: names never trained on. `training` is what its training found at its end."""
     clips = world.clips_in("valid")
     if not clips:
         return card.Card("Sound", [("0", "clips in this world's valid split")], [], [])
@@ -28,7 +30,10 @@ def make(tokenizer: audio.AudioTokenizer, world: emoji_world.World) -> card.Card
     facts = [(f"{tokenizer.config.num_codes}", "codes"), (f"{len(every) / seconds:.1f}", "codes a second"),
              (f"{np.count_nonzero(counts)} of {len(counts)}", "codes in use on valid clips"),
              (f"{card.perplexity(counts):.0f}", "perplexity there"), (f"{changes:.0%}", "of codes differ from the one before"),
-             (f"{len(clips):,}", f"clips, {seconds / 60:.1f} minutes")]
+             (f"{len(clips):,}", f"clips, {seconds / 60:.1f} minutes"),
+             (f"{audio.mel_error(tokenizer, sounds):.0%}", "of the variance of log-mel lost on valid clips")]
+    facts += [(f"{value:.0%}", f"of letters misread from codes by CTC in training: {name.removesuffix('/cer')}")
+              for name, value in training.items() if name.endswith("/cer")]
     shown = np.unique(np.linspace(0, len(clips) - 1, NUM_HEARD).round().astype(int))
     heard = []
     for i in shown:

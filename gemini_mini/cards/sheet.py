@@ -32,8 +32,9 @@ def write(run_folder: Path, world_folder: Path | None) -> Path:
     tokenizers = bundle.load(*(run_folder / "tokenizers" / name for name in ("text.model", "image.safetensors", "audio.safetensors")))
     world = worlds.embedded(world_folder or Path(task["rows"]).parent / "world")
     shares = mixture.shares(tuple(mixture.Stage(**stage) for stage in task["stages"]))
+    training = training_figures(run_folder / "tokenizers" / "audio.safetensors", Path(task["audio_tokenizer"]))
     num_codes = tokenizers.image.config.num_codes + tokenizers.audio.config.num_codes
-    made = [text.make(tokenizers.text, world, shares, num_codes), image.make(tokenizers.image, world), audio.make(tokenizers.audio, world)]
+    made = [text.make(tokenizers.text, world, shares, num_codes), image.make(tokenizers.image, world), audio.make(tokenizers.audio, world, training)]
     for one in made:
         card.show(one)
     links = "".join(f'<a href="#{one.title.lower()}">{one.title}</a>' for one in made)
@@ -42,3 +43,10 @@ def write(run_folder: Path, world_folder: Path | None) -> Path:
     page.write(path, "gemini_mini: what its tokenizers keep",
                f"{report.STYLE}{STYLE}{INTRO}<nav>{links}</nav>{body}<h2>Credits</h2>{report.CREDITS}")
     return path
+
+
+def training_figures(copy: Path, trained: Path) -> dict[str, float]:
+    """What the training of a tokenizer found at its end; nothing where its run is gone, or has made another since."""
+    if not trained.is_file() or copy.read_bytes() != trained.read_bytes() or not (trained.parent / "done.json").is_file():
+        return {}
+    return files.read_json(trained.parent / "done.json")
