@@ -46,6 +46,12 @@ def unpack(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             for name, w in packed.items() if not name.endswith(SCALE)}
 
 
+def under(name: str, packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The float32 weights of one module of a file that holds several, each array named NAME/its name."""
+    here = {key.removeprefix(f"{name}/"): array for key, array in packed.items() if key.startswith(f"{name}/")}
+    return {key: w.astype(np.float32) for key, w in unpack(here).items()}
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Codes:

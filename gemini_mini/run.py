@@ -93,12 +93,11 @@ def _load_released(path: Path, mesh: Mesh | None, eight_bit: bool) -> Run:
     if not {"settings", "digest", "vocabulary", "image", "audio"} <= set(meta):
         raise errors.InputError(f"{path}: is no released model; give a file of python -m gemini_mini.release, or a run folder")
     settings, digest, vocabulary_read = (json.loads(meta[name]) for name in ("settings", "digest", "vocabulary"))
-    images, sounds = ({key: w.astype(np.float32) for key, w in quant.unpack(_under(name, arrays)).items()} for name in ("image", "audio"))
     tokenizers = bundle.of(
-        text.TextTokenizer(arrays["text"].tobytes()), image.of_arrays(images, {"config": meta["image"]}, path),
-        audio.of_arrays(sounds, {"config": meta["audio"]}, path), digest)
+        text.TextTokenizer(arrays["text"].tobytes()), image.of_arrays(quant.under("image", arrays), {"config": meta["image"]}, path),
+        audio.of_arrays(quant.under("audio", arrays), {"config": meta["audio"]}, path), digest)
     vocabulary.check(vocabulary_read, tokenizers.vocab.fingerprint, str(path))
-    model = _decoder(quant.unpack(_under("decoder", arrays)), tokenizers, settings, str(path), mesh, eight_bit)
+    model = _decoder(quant.under("decoder", arrays), tokenizers, settings, str(path), mesh, eight_bit)
     return Run(model, tokenizers, settings, path)
 
 
@@ -120,7 +119,3 @@ def _arrays(module: nnx.Module) -> dict[str, np.ndarray]:
 
 def _named(name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {f"{name}/{key}": array for key, array in arrays.items()}
-
-
-def _under(name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}

@@ -2,6 +2,7 @@
 
 import html.parser
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from flax import nnx
 
 from data_prep import documents, emoji_world
-from gemini_mini import errors, files, stream
+from gemini_mini import errors, files, run, stream
 from gemini_mini.cards import audio as audio_card
 from gemini_mini.cards import card, sheet
 from gemini_mini.cards import text as text_card
@@ -156,6 +157,26 @@ def test_figures_of_training_are_those_of_the_very_tokenizer(tmp_path):
     assert sheet.training_figures(tmp_path / "copy", trained) == {"valid/cer": 0.5}
     files.write_bytes(trained, b"others")
     assert sheet.training_figures(tmp_path / "copy", trained) == {}, "trained again since"
+
+
+def test_a_released_file_has_the_cards_of_its_run(world, run_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(audio_card, "NUM_HEARD", 1)
+    folder, path, world_folder = tmp_path / "run", tmp_path / "model.safetensors", world.pictures.filename.parent.parent
+    shutil.copytree(run_folder, folder)
+    settings = files.read_json(folder / "run.json")
+    settings["settings"]["task"] |= {"stages": [{"name": "all", "until": 1.0, "weights": SHARES}], "audio_tokenizer": "elsewhere"}
+    files.write_json(folder / "run.json", settings)
+    run.save_released(run.load(folder), path, "card")
+    with pytest.raises(errors.InputError, match="give --world and --out"):
+        sheet.write(path, world_folder)
+    with pytest.raises(errors.InputError, match="--out: is for a released file"):
+        sheet.write(folder, world_folder, tmp_path / "out")
+    assert sheet.write(path, world_folder, tmp_path / "out") == tmp_path / "out" / "tokenizers.html"
+    released = capsys.readouterr().out
+    sheet.write(folder, world_folder)
+    assert released.count("codes a second") == 1 and "misread" not in released
+    # The text tokenizer is the same to the byte; the others have fewer bits.
+    assert released.split("Images")[0] == capsys.readouterr().out.split("Images")[0]
 
 
 def test_a_folder_without_tokenizers_is_refused(tmp_path):

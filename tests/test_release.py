@@ -15,6 +15,7 @@ import gemini_mini
 from gemini_mini import api, errors, files, nn, parallel, quant, release, run, stream
 from gemini_mini.evals import __main__ as command, answerer
 from gemini_mini.model import decoder
+from gemini_mini.tokenizers import audio, audio_io
 
 SETTINGS = {"batch_rows": 8, "user_weight": 0.1, "answer_text_weight": 4.0, "rows": "nowhere",
             "stages": [{"name": "all", "until": 1.0, "weights": {"draw": 3.0, "name": 1.0}}]}
@@ -57,6 +58,16 @@ def test_a_released_file_answers_as_its_rounded_weights_do(model, released):
         assert np.abs(np.asarray(found[name]) - np.asarray(w)).max() <= step * 0.501
     assert loaded.tokenizers.text.decode(loaded.tokenizers.text.encode("a cat 🐈")) == "a cat 🐈"
     assert loaded.tokenizers.image.config == model.run.tokenizers.image.config
+
+
+def test_the_audio_tokenizer_is_read_out_of_it(model, released, tmp_path):
+    found, trained = (nn.weights(t) for t in (audio.load(released), model.run.tokenizers.audio))
+    assert found.keys() == trained.keys()
+    for name, w in trained.items():
+        assert np.array_equal(found[name], np.asarray(w).astype(np.float16).astype(np.float32)), name
+    audio_io.write_wav(tmp_path / "in.wav", np.sin(np.arange(8_000) / 9).astype(np.float32))
+    audio.listen(tmp_path / "in.wav", tmp_path / "out.wav", released)
+    assert len(audio_io.read_audio(tmp_path / "out.wav")) > 7_000
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")

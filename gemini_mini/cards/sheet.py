@@ -1,6 +1,6 @@
 """A page of cards: what the three tokenizers of a run keep, to read, see and hear.
 
-Pictures, names and sounds are those of the world the run was trained on, found beside its rows. Examples are
+Pictures, names and sounds are those of the world the run was trained on, found beside its rows, or of the one that is named. Examples are
 spread evenly over a split, never chosen by hand.
 Next: card.py; text.py, image.py and audio.py, a card each.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data_prep import worlds
 from gemini_mini import errors, files, report
+from gemini_mini import run as run_lib
 from gemini_mini.cards import audio, card, image, text
 from gemini_mini.data import mixture
 from gemini_mini.decode import page
@@ -24,22 +25,34 @@ INTRO = """<p>A decoder sees no letters, pixels or samples: it reads codes. What
 back. They were trained from scratch on this machine; figures are on what they were not trained on, unless they say so.</p>"""
 
 
-def write(run_folder: Path, world_folder: Path | None) -> Path:
-    """Print the cards and write RUN/tokenizers.html, whose path is returned. Raises: InputError when the folder is no decoder's run."""
-    if not (run_folder / "tokenizers").is_dir():
-        raise errors.InputError(f"{run_folder}: has no tokenizers/; give a run folder that train.py made with a decoder's config")
-    task = files.read_json(run_folder / "run.json")["settings"]["task"]
-    tokenizers = bundle.load(*(run_folder / "tokenizers" / name for name in ("text.model", "image.safetensors", "audio.safetensors")))
+def write(run_folder: Path, world_folder: Path | None, out: Path | None = None) -> Path:
+    """Print the cards and write tokenizers.html, whose path is returned, in the run's folder.
+
+    A released file has neither a folder nor a world: `world_folder` and `out` stand for them.
+    Raises: InputError when they do not, or the folder is no decoder's run.
+    """
+    if run_folder.is_file():
+        if not (world_folder and out):
+            raise errors.InputError(f"{run_folder}: is a released file, and says neither what to show nor where the page goes; give --world and --out")
+        released = run_lib.load(run_folder)
+        task, tokenizers, training = released.settings["task"], released.tokenizers, {}
+    elif out:
+        raise errors.InputError(f"--out: is for a released file, and {run_folder} is none; its page stands in the run folder")
+    elif not (run_folder / "tokenizers").is_dir():
+        raise errors.InputError(f"{run_folder}: has no tokenizers/; give a run folder that train.py made with a decoder's config, or a released file")
+    else:
+        task = files.read_json(run_folder / "run.json")["settings"]["task"]
+        tokenizers = bundle.load(*(run_folder / "tokenizers" / name for name in ("text.model", "image.safetensors", "audio.safetensors")))
+        training = training_figures(run_folder / "tokenizers" / "audio.safetensors", Path(task["audio_tokenizer"]))
     world = worlds.embedded(world_folder or Path(task["rows"]).parent / "world")
     shares = mixture.shares(tuple(mixture.Stage(**stage) for stage in task["stages"]))
-    training = training_figures(run_folder / "tokenizers" / "audio.safetensors", Path(task["audio_tokenizer"]))
     num_codes = tokenizers.image.config.num_codes + tokenizers.audio.config.num_codes
     made = [text.make(tokenizers.text, world, shares, num_codes), image.make(tokenizers.image, world), audio.make(tokenizers.audio, world, training)]
     for one in made:
         card.show(one)
     links = "".join(f'<a href="#{one.title.lower()}">{one.title}</a>' for one in made)
     body = "".join(f'<h2 id="{one.title.lower()}">{one.title}</h2>{card.html(one)}' for one in made)
-    path = run_folder / "tokenizers.html"
+    path = (out or run_folder) / "tokenizers.html"
     page.write(path, "gemini_mini: what its tokenizers keep",
                f"{report.STYLE}{STYLE}{INTRO}<nav>{links}</nav>{body}<h2>Credits</h2>{report.CREDITS}")
     return path

@@ -33,7 +33,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
-from gemini_mini import errors, files, nn
+from gemini_mini import errors, files, nn, quant
 from gemini_mini.tokenizers import audio_io, conformer, logmel, vocoder
 
 MEL_PER_CODE = 4
@@ -370,8 +370,11 @@ def save(tokenizer: AudioTokenizer, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> AudioTokenizer:
-    """Read what `save` wrote. Raises: InputError when it is missing, damaged or of another shape."""
-    return of_arrays(*files.load_arrays(path), path)
+    """Read what `save` wrote, or the same out of a released file. Raises: InputError when it is missing, damaged or of another shape."""
+    arrays, meta = files.load_arrays(path)
+    if "audio" in meta:  # released: ../run.py says what else it holds
+        arrays, meta = quant.under("audio", arrays), {"config": meta["audio"]}
+    return of_arrays(arrays, meta, path)
 
 
 def of_arrays(arrays: dict[str, np.ndarray], meta: dict[str, str], path: str | Path) -> AudioTokenizer:
@@ -409,7 +412,7 @@ def listen(source: str | Path, target: str | Path, run: str | Path) -> None:
     places = [run, run / "audio.safetensors", run / "tokenizers" / "audio.safetensors"]
     found = [place for place in places if place.is_file()]
     if not found:
-        raise errors.InputError(f"{run}: holds no audio tokenizer; give a run folder or an audio.safetensors "
+        raise errors.InputError(f"{run}: holds no audio tokenizer; give a run folder, an audio.safetensors or a released file "
                                 "(make one: python train.py configs/audio_tokenizer.py)")
     samples = audio_io.read_audio(source)
     tokenizer = load(found[0])
@@ -425,7 +428,7 @@ def main() -> None:
     command = parser.add_subparsers(required=True).add_parser("listen", help="encode a sound file and make it sound again")
     command.add_argument("source", help="a sound file")
     command.add_argument("target", help="the WAV file to write")
-    command.add_argument("--run", default="runs/demo-audio", help="a run folder or an audio.safetensors (%(default)s)")
+    command.add_argument("--run", default="runs/demo-audio", help="a run folder, an audio.safetensors or a released file (%(default)s)")
     args = parser.parse_args()
     listen(args.source, args.target, args.run)
 
