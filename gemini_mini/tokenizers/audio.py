@@ -43,6 +43,7 @@ BUCKETS_SAMPLES = (14_400, 28_800, 57_600, 115_200)
 # Longer sound is cut into chunks of 10 s.
 CHUNK_CODES = 250
 SAMPLES_PER_CODE = MEL_PER_CODE * logmel.HOP_SAMPLES
+LISTEN_S = 3_600.0  # of sound that `listen` takes: it is read as a stream, but what is made of it is written in one piece
 
 
 @dataclasses.dataclass(frozen=True)
@@ -400,7 +401,7 @@ def resynthesise(tokenizer: AudioTokenizer, codes: Int32[np.ndarray, "A"]) -> Fl
 
 
 def listen(source: str | Path, target: str | Path, run: str | Path) -> None:
-    """Write what the codes kept of a sound file, as a WAV file beside it.
+    """Write what the codes kept of a sound file of at most an hour, as a WAV file beside it.
 
     Raises: InputError when `target` is `source`, or either or the tokenizer cannot be used.
     """
@@ -414,19 +415,17 @@ def listen(source: str | Path, target: str | Path, run: str | Path) -> None:
     if not found:
         raise errors.InputError(f"{run}: holds no audio tokenizer; give a run folder, an audio.safetensors or a released file "
                                 "(make one: python train.py configs/audio_tokenizer.py)")
-    samples = audio_io.read_audio(source)
     tokenizer = load(found[0])
-    codes = encode_clip(tokenizer, samples)
+    codes = np.concatenate(list(encode_stream(tokenizer, audio_io.read_blocks(source, LISTEN_S))))
     audio_io.write_wav(target, resynthesise(tokenizer, codes))
-    print(f"{target}: {len(codes)} codes, {len(np.unique(codes))} of them different, "
-          f"for {len(samples) / logmel.SAMPLE_RATE_HZ:.2f} s")
+    print(f"{target}: {len(codes)} codes, {len(np.unique(codes))} of them different, for {len(codes) / CODES_PER_S:.1f} s")
 
 
 def main() -> None:
     """python -m gemini_mini.tokenizers.audio listen IN.wav OUT.wav --run RUN"""
     parser = argparse.ArgumentParser(prog="python -m gemini_mini.tokenizers.audio", description="Hear what the codes keep.")
     command = parser.add_subparsers(required=True).add_parser("listen", help="encode a sound file and make it sound again")
-    command.add_argument("source", help="a sound file")
+    command.add_argument("source", help="a sound file of at most an hour")
     command.add_argument("target", help="the WAV file to write")
     command.add_argument("--run", default="runs/demo-audio", help="a run folder, an audio.safetensors or a released file (%(default)s)")
     args = parser.parse_args()

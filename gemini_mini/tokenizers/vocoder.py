@@ -16,6 +16,8 @@ from gemini_mini.tokenizers import logmel
 ITERATIONS = 60
 MOMENTUM = 0.99
 LOUDEST = 0.5  # of the result, out of 1
+CHUNK_FRAMES = 1_000  # 10 s are made at once
+FADE_FRAMES = 2  # short, for tones of two chunks may cancel there
 
 
 def spectrum(samples: Float[np.ndarray, "samples"]) -> Complex[np.ndarray, "frames bins"]:
@@ -64,7 +66,16 @@ def _unmix(energies: Float[np.ndarray, "frames M"], iterations: int = 100) -> Fl
 
 
 def from_log_mel(mel: Float[np.ndarray, "frames M"]) -> Float32[np.ndarray, "samples"]:
-    """Sound with about this log-mel, as loud as is comfortable."""
-    energies = np.maximum(np.exp(mel.astype(np.float64)) - logmel.FLOOR, 0.0)
-    samples = griffin_lim(np.sqrt(_unmix(energies)))
-    return (samples * LOUDEST / max(np.abs(samples).max(), 1e-9)).astype(np.float32)
+    """Sound with about this log-mel, as loud as is comfortable; what is long is made in chunks that fade into each other."""
+    samples = np.zeros((len(mel) - 1) * logmel.HOP_SAMPLES + logmel.WINDOW_SAMPLES, np.float32)
+    fade = (FADE_FRAMES - 1) * logmel.HOP_SAMPLES + logmel.WINDOW_SAMPLES
+    rising = np.sin(np.linspace(0, np.pi / 2, fade))  # phases of two chunks are unrelated: their energies add up, not their samples
+    for start in range(0, max(1, len(mel) - FADE_FRAMES), CHUNK_FRAMES - FADE_FRAMES):
+        energies = np.maximum(np.exp(mel[start : start + CHUNK_FRAMES].astype(np.float64)) - logmel.FLOOR, 0.0)
+        made = griffin_lim(np.sqrt(_unmix(energies)))
+        if start:
+            made[:fade] *= rising
+        if start + CHUNK_FRAMES < len(mel):
+            made[-fade:] *= rising[::-1]
+        samples[start * logmel.HOP_SAMPLES :][: len(made)] += made
+    return samples * np.float32(LOUDEST / max(np.abs(samples).max(), 1e-9))
