@@ -127,7 +127,7 @@ def _read_sound(path: Path) -> tuple[str, Int16[np.ndarray, "samples"]]:
     samples = audio_io.read_audio(path, LONGEST_S)
     if len(samples) < SHORTEST_S * stream.SAMPLE_RATE_HZ:
         raise errors.InputError(f"lasts {len(samples) / stream.SAMPLE_RATE_HZ:.3f} s, but must last {SHORTEST_S} s at least")
-    return "audio", np.round(audio_io.even_loudness(samples) * 32767).astype(np.int16)
+    return "audio", audio_io.sixteen_bits(audio_io.even_loudness(samples))
 
 
 _READERS = {"image": _read_image, "audio": _read_sound, "video": _read_video}

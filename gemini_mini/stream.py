@@ -37,7 +37,7 @@ class Image(NamedTuple):
 
 
 class Audio(NamedTuple):
-    """16 kHz mono in [-1, 1]."""
+    """16 kHz mono; 1 is full scale, and a little more may stand between samples that were at it."""
 
     samples: Float32[np.ndarray, "samples"]
 

@@ -656,7 +656,7 @@ def test_blocks_are_the_file_resampled_at_once(tmp_path, rate_hz):
     sound = (0.2 * np.random.default_rng(0).standard_normal((3 * rate_hz + 77, 2))).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", sound, rate_hz, subtype="FLOAT")
     common = np.gcd(rate_hz, RATE)
-    whole = np.clip(signal.resample_poly(sound.mean(1), RATE // common, rate_hz // common) if rate_hz != RATE else sound.mean(1), -1, 1)
+    whole = signal.resample_poly(sound.mean(1), RATE // common, rate_hz // common) if rate_hz != RATE else sound.mean(1)
     for block_s in (0.3, 1.0, 10.0):
         blocks = list(audio_io.read_blocks(tmp_path / "a.wav", block_s=block_s))
         assert len(blocks) > 1 or block_s > 3 or rate_hz == 22_051
@@ -675,6 +675,19 @@ def test_read_audio_keeps_pitch_length_and_level(tmp_path, rate_hz, suffix):
     peak_hz = np.argmax(np.abs(np.fft.rfft(middle))) * RATE / 12_000
     assert abs(peak_hz - 1_000) < 2
     assert abs(np.abs(samples[2_000:14_000]).max() - 0.375) < 0.04  # mean of both channels
+
+
+def test_resampling_keeps_the_wave_between_samples_at_full_scale():
+    quarter = np.sqrt(2) * np.sin(np.pi * np.arange(8_000) / 2 + np.pi / 4)  # every sample is 1 or -1, the wave between is not
+    for sound, rate_hz in ((quarter, 8_000), (4 * chirp(9_000, 100, 3_000), 48_000), (4 * chirp(9_000, 100, 3_000), RATE)):
+        made = audio_io.resample(sound, rate_hz)
+        common = np.gcd(rate_hz, RATE)
+        wanted = signal.resample_poly(sound, RATE // common, rate_hz // common) if rate_hz != RATE else sound
+        np.testing.assert_allclose(made, wanted, atol=1e-6)
+        assert np.abs(made).max() > 1.05
+        # In 16 bits what is too loud is at full scale and on its own side.
+        bits = audio_io.sixteen_bits(made).astype(np.float64) / 32767
+        np.testing.assert_allclose(bits, np.minimum(1, np.maximum(-1, made)), atol=0.51 / 32767)
 
 
 def test_resampling_does_not_fold_high_tones_down(tmp_path):

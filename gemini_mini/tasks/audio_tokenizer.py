@@ -262,7 +262,7 @@ def read_folder(folder: str | Path) -> list[Spoken]:
         name, tab, text = line.partition("\t")
         if not (tab and text.strip()):
             raise errors.InputError(f"{listing}: line {number} must be a file's name, a tab and what is said, got {line!r}")
-        samples = np.round(audio_io.read_audio(Path(folder) / name) * 32767).astype(np.int16)
+        samples = audio_io.sixteen_bits(audio_io.read_audio(Path(folder) / name))
         clips.append(Spoken(samples, text.strip().lower(), "recorded"))
     return clips
 
