@@ -1,11 +1,14 @@
-"""Errors a user can act on: one sentence, exit code 2, no traceback.
+"""Errors a user can act on: one sentence, no traceback.
 
-An `InputError` says where, what must hold, what was got and what to do. Anything else that
-escapes is a bug of ours and keeps its traceback.
+An `InputError` says where, what must hold, what was got and what to do: exit code BAD_INPUT, and to start again
+changes nothing. A full disk or a lost file is the machine's: MACHINE_FAILED, and to start again may help.
+Anything else that escapes is a bug of ours and keeps its traceback.
 """
 
 import sys
 from collections.abc import Callable
+
+BAD_INPUT, MACHINE_FAILED = 2, 74  # as argparse ends, and as EX_IOERR of sysexits.h
 
 
 class InputError(ValueError):
@@ -13,12 +16,12 @@ class InputError(ValueError):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command; turn bad input and failing disks into one line and exit code 2."""
+    """Run a command; turn bad input and failing disks into one line and their exit codes."""
     try:
         main()
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(BAD_INPUT if isinstance(error, InputError) else MACHINE_FAILED) from None
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to continue", file=sys.stderr)
         raise SystemExit(130) from None

@@ -24,7 +24,6 @@ from gemini_mini import config, errors, memory
 from gemini_mini.train import hosts, keeper, loop, peers
 
 TRIES = 3  # starts that get no further than the ones before
-BAD_INPUT = 2  # the exit code of errors.run: starting again would not help
 START_S = 1800.0  # to load, compile and make the first step
 LOCAL = "127.0.0.1"
 
@@ -51,8 +50,9 @@ class Supervisor:
                 self._start()
                 why = self._watch()
                 codes = [worker.poll() for worker in self.workers]
-                if not why or self.told_to_stop or BAD_INPUT in codes:
-                    return BAD_INPUT if BAD_INPUT in codes else max(codes, key=abs)  # of one that was killed it is negative
+                is_bad_input = errors.BAD_INPUT in codes  # starting again would not help
+                if not why or self.told_to_stop or is_bad_input:
+                    return errors.BAD_INPUT if is_bad_input else max(codes, key=abs)  # of one that was killed it is negative
                 failures = failures + 1 if self.reached == before else 1
                 if failures == TRIES:
                     raise errors.InputError(f"{self.folder}: {why}, {TRIES} times without getting any further; "

@@ -20,7 +20,7 @@ import pytest
 
 from gemini_mini import errors, files, supervise
 from gemini_mini.train import checkpoint, keeper, loop, optim, peers, trace
-from test_loop import FitLine, assert_same, figures
+from test_loop import GRACE_S, FitLine, assert_same, figures
 
 KEY = b"key"
 CONFIG = """
@@ -162,6 +162,30 @@ def test_the_job_ends_as_its_worst_process_did(codes, expected, tmp_path, monkey
     assert job.run() == expected
 
 
+@pytest.mark.parametrize("error, expected, starts", [
+    (errors.InputError("no such source"), errors.BAD_INPUT, 1),  # would be as bad the next time
+    (OSError("no space left on device"), 0, 2)])  # of the machine: room may have been made, or the copies be ahead
+def test_bad_input_ends_a_job_and_a_failing_machine_does_not(error, expected, starts, tmp_path, monkeypatch):
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit) as died:
+        errors.run(fail)
+    ends = iter([(died.value.code, "process 0 died"), (0, "")])
+    monkeypatch.setattr(supervise.signal, "signal", lambda number, handler: None)
+    job, started = supervise.Supervisor(argparse.Namespace(processes=0), tmp_path), []
+
+    def start():
+        code, why = next(ends)
+        started.append(code)
+        job.workers = [SimpleNamespace(poll=lambda: code)]
+        monkeypatch.setattr(job, "_watch", lambda: why)
+
+    monkeypatch.setattr(job, "_start", start)
+    monkeypatch.setattr(job, "_kill", lambda processes: None)
+    assert job.run() == expected and len(started) == starts
+
+
 class Job:
     """Two processes of two devices each, under a supervisor; `children` are its keepers and workers by process id."""
 
@@ -248,7 +272,9 @@ def test_told_to_stop_all_processes_save_the_same_step(undisturbed):
     job = Job(undisturbed.parent / "stopped")
     job.wait_for(12)
     job.process.send_signal(signal.SIGTERM)
+    told = time.monotonic()
     code, said = job.end()
+    assert time.monotonic() - told < GRACE_S
     assert code == 128 + signal.SIGTERM and "stopped after step" in said, said
     assert len(checkpoint.steps(job.folder / "checkpoints")) >= 1
     code, said = Job(job.folder).end()
