@@ -1,21 +1,44 @@
-"""One of several processes that train together on this machine: python -m tests.processes ID OF PORT SHAPE FILE.
+"""Several processes that do something together on this machine, and what each of them says.
 
-Trains the model of test_parallel.py for a few steps and writes what it saw: losses, a gradient's norm, rows read.
+One of them is python -m tests.processes ID OF PORT MODULE.FUNCTION ARGUMENTS FILE: it calls a function of a test
+file and writes what it returns.
 """
 
+import importlib
 import json
+import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-import conftest  # noqa: E402, F401  before JAX: the platform and the checked annotations
+HERE = Path(__file__).parent
+DEVICES = 8  # of all processes together
 
-import jax  # noqa: E402
 
-process, count, port, shape, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4]), sys.argv[5]
-jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=count, process_id=process, initialization_timeout=300)
+def together(count: int, function: str, arguments: list, folder: Path) -> list:
+    """What `function`, such as "test_parallel.train", returned in each of `count` processes; all must end well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count}"}
+    said = [folder / f"{i}.json" for i in range(count)]
+    running = [subprocess.Popen([sys.executable, "-m", "tests.processes", str(i), str(count), str(port), function, json.dumps(arguments),
+                                 str(path)], cwd=HERE.parent, env=environment) for i, path in enumerate(said)]
+    assert [process.wait() for process in running] == [0] * count
+    return [json.loads(path.read_text()) for path in said]
 
-import test_parallel  # noqa: E402
 
-Path(path).write_text(json.dumps(test_parallel.train(tuple(shape))))
-jax.distributed.shutdown()
+def main(process: str, count: str, port: str, function: str, arguments: str, path: str) -> None:
+    sys.path.insert(0, str(HERE))
+    importlib.import_module("conftest")  # before JAX: the platform and the checked annotations
+    import jax
+
+    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=int(count), process_id=int(process), initialization_timeout=300)
+    module, name = function.split(".")
+    Path(path).write_text(json.dumps(getattr(importlib.import_module(module), name)(*json.loads(arguments))))
+    jax.distributed.shutdown()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

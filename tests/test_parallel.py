@@ -2,13 +2,7 @@
 
 import dataclasses
 import functools
-import json
 import math
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +16,7 @@ from gemini_mini.data import loader, mixture, packing, rows as stored
 from gemini_mini.model import decoder
 from gemini_mini.plan import hlo
 from gemini_mini.train import loss, optim, step as step_lib
+from tests import processes
 
 VOCAB = vocabulary.Vocab(300, 60, 40, "t")  # so large that a whole embedding is larger than any activation, as is a whole MLP
 CONFIG = decoder.DecoderConfig(vocab_size=VOCAB.size, depth=2, aspect=64, head_dim=16, context_tokens=64, hidden=256,
@@ -131,15 +126,8 @@ def train(shape, steps: int = 3) -> dict:
 @pytest.mark.slow
 @pytest.mark.parametrize("count, shape", [(2, (1, 2, 2, 2)), (4, (1, 4, 1, 2)), (4, (2, 2, 1, 2))])
 def test_several_processes_train_as_one_and_read_only_their_rows(count, shape, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // count}"}
-    files = [tmp_path / f"{i}.json" for i in range(count)]
-    running = [subprocess.Popen([sys.executable, "-m", "tests.processes", str(i), str(count), str(port), json.dumps(shape), str(file)],
-                                cwd=Path(__file__).parent.parent, env=environment) for i, file in enumerate(files)]
-    assert [process.wait() for process in running] == [0] * count
-    alone, together = train(shape), [json.loads(file.read_text()) for file in files]
+    together = processes.together(count, "test_parallel.train", [shape], tmp_path)
+    alone = train(shape)
     for i, one in enumerate(together):
         assert one["read"] == [[ROWS * i // count, ROWS * (i + 1) // count]] * 3
         for got, wanted in zip(one["seen"], alone["seen"], strict=True):

@@ -97,27 +97,28 @@ class Saver:
 
 
 def restore(folder: Path, template, last: int | None = None) -> tuple[int, object] | None:
-    """(step, state) of the newest intact checkpoint, of step `last` at most, shaped and placed like `template`.
+    """(step, state) of the newest checkpoint that is intact for every process, of step `last` at most, like `template`.
 
     None without any. Raises: InputError when there are checkpoints and none is intact.
     """
-    ocp = _orbax()
-    folder = folder.absolute()
     leaves, treedef = jax.tree.flatten(template)
     abstract = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves]
-    there = [step for step in steps(folder) if last is None or step <= last]
-    for step in reversed(there):
-        place = folder / f"{step:08d}"
+    is_damaged, bound = False, np.inf if last is None else last
+    while (step := hosts.least(max((step for step in steps(folder) if step <= bound), default=-1))) >= 0:
+        place, why = folder.absolute() / f"{step:08d}", ""
         try:
-            state = jax.tree.unflatten(treedef, ocp.load(place / "state", abstract))
-            sums, wanted = _sums(state), files.read_json(place / "sums.json")["sums"]
-            if sums == wanted:
-                return step, state
-            why = f"{sorted(k for k in sums if sums[k] != wanted.get(k))[0]} differs from its checksum"
+            state, wanted = treedef.unflatten(_load(place / "state", abstract)), files.read_json(place / "sums.json")["sums"]
         except Exception as error:  # whatever a damaged file makes Orbax raise
             why = _short(error)
+        if not hosts.least(not why):  # before the sums, which all must make together
+            why = why or "for another process"
+        elif (sums := _sums(state)) == wanted:
+            return step, state
+        else:
+            why = f"{sorted(k for k in sums if sums[k] != wanted.get(k))[0]} differs from its checksum"
         print(f"warning: {place} is damaged ({why}); using the checkpoint before it", file=sys.stderr)
-    if there:
+        is_damaged, bound = True, step - 1
+    if is_damaged:
         raise errors.InputError(f"{folder}: no checkpoint is intact; move the folder away to train from the start")
     return None
 
@@ -150,6 +151,13 @@ def _score(place: Path) -> float | None:
 
 def _sums(state) -> dict[str, int]:
     return dict(zip(trace.names(state), np.asarray(trace.sums(state)).tolist(), strict=True))
+
+
+def _load(place: Path, abstract: list[jax.ShapeDtypeStruct]) -> list[jax.Array]:
+    """What this process's devices hold of the arrays, without Orbax's barrier: one that fails would keep the others there."""
+    ocp, me = _orbax(), jax.process_index()
+    with ocp.Context(multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})):
+        return ocp.load(place, abstract)
 
 
 def _orbax():

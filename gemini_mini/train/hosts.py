@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import multihost_utils
 
 
@@ -21,6 +22,11 @@ def meet(where: str) -> None:
     """Wait for the other processes."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(where)
+
+
+def least(number: int) -> int:
+    """The smallest of what the processes name; every process must ask."""
+    return int(multihost_utils.process_allgather(np.int32(number)).min()) if jax.process_count() > 1 else number
 
 
 def whole(tree):
