@@ -8,6 +8,8 @@ Training is exact to the bit, so on the same kind of machine a difference is a f
 corruption, which the Gemini report (section 3) expects every week or two and finds in this way. Exit code 1 and
 the step and the leaves when there is one. run.flip makes one, to see that it is found. The devices must be as
 many as the run's; a chip that one process takes for itself needs the scanner on another machine.
+Another mesh, another number of processes or other products round otherwise: steps that were computed so are not
+compared, and exit code 3 says it.
 """
 
 import argparse
@@ -19,7 +21,10 @@ from typing import NamedTuple
 import numpy as np
 
 from gemini_mini import config, errors, files
-from gemini_mini.train import checkpoint, recovery, setup, trace
+from gemini_mini.train import checkpoint, recovery, setup, step as step_lib, trace
+
+
+SAME, DIFFERENT, ELSEWHERE = 0, 1, 3  # exit codes; 2 is bad input
 
 
 class Difference(NamedTuple):
@@ -27,6 +32,14 @@ class Difference(NamedTuple):
 
     step: int
     leaves: list[str]
+
+
+class Elsewhere(NamedTuple):
+    """A step that was computed on something else than this replay, so that its bits say nothing."""
+
+    step: int
+    then: dict
+    now: dict
 
 
 class Replay:
@@ -40,16 +53,55 @@ class Replay:
         self.built = setup.build(experiment.task, experiment.optim, experiment.run, started["steps"])
         self.fresh = self.built.fresh()
 
-    def check(self, step: int) -> tuple[int, Difference | None]:
-        """(step of the checkpoint it began at, first difference) of recomputing up to `step`.
+    def check(self, step: int) -> tuple[int, Difference | Elsewhere | None]:
+        """(step of the checkpoint it began at, why it is not the same) of recomputing up to `step`.
 
         Raises: InputError when the trace does not know the step.
         """
+        return self._check_from(step, *self._before(step))
+
+    def report(self, step: int) -> int:
+        """Check one step and say what was found: SAME, DIFFERENT or ELSEWHERE."""
+        return _report(step, *self.check(step))
+
+    def scan(self, times: int) -> int:
+        """Report on random steps that follow a checkpoint, at most so many (0: until the run is done); stop at a difference.
+
+        ELSEWHERE when `times` is given and no step was computed as here.
+        """
+        rng = np.random.default_rng(int(time.time()))
+        done = 0
+        while (done < times) if times else not (self.folder / "done.json").is_file():
+            recorded = len((trace.read(self.folder) or (0, []))[1])
+            starts = [s for s in checkpoint.steps(self.folder / "checkpoints") if s < recorded] or [0]
+            ends = dict(zip(starts, [*starts[1:], recorded]))
+            here = [s for s in starts if recorded and not self._elsewhere(s, ends[s])]
+            if times and recorded and not here:
+                return self.report(recorded)
+            if not here:
+                time.sleep(1.0)
+                continue
+            start = int(rng.choice(here))
+            step = int(rng.integers(start + 1, ends[start] + 1))
+            at, state = self._before(step)
+            if at < start:  # the run has deleted that checkpoint since
+                continue
+            if _report(step, *self._check_from(step, at, state)) == DIFFERENT:
+                return DIFFERENT
+            done += 1
+        return SAME
+
+    def _before(self, step: int) -> tuple[int, step_lib.TrainState]:
+        """The newest checkpoint before a step, and its state; the start without one."""
+        return checkpoint.restore(self.folder / "checkpoints", self.fresh, step - 1) or (0, self.built.fresh())
+
+    def _check_from(self, step: int, start: int, state: step_lib.TrainState) -> tuple[int, Difference | Elsewhere | None]:
         leaves, rows = trace.read(self.folder) or ([], np.zeros((0, 1), np.uint32))
         if not 1 <= step <= len(rows):
             raise errors.InputError(f"{self.folder}: --step must be from 1 to {len(rows)}, the steps recorded so far, got {step}")
+        if elsewhere := self._elsewhere(start, step):
+            return start, elsewhere
         rollbacks = recovery.Rollbacks(self.folder)
-        start, state = checkpoint.restore(self.folder / "checkpoints", self.fresh, step - 1) or (0, self.built.fresh())
         for n in range(start, step):
             batch = self.built.batch(rollbacks.batch_of(n))
             state, metrics = self.built.step(state, batch)
@@ -61,33 +113,30 @@ class Replay:
                 return start, Difference(n + 1, [leaves[i] for i in np.flatnonzero(row != rows[n])])
         return start, None
 
-    def report(self, step: int) -> bool:
-        """Check one step and say what was found; whether all was equal."""
-        start, difference = self.check(step)
-        if difference is None:
-            print(f"steps {start + 1} to {step}: every leaf is as recorded", flush=True)
-            return True
-        shown = ", ".join(difference.leaves[:8]) + (f" and {len(difference.leaves) - 8} more" if len(difference.leaves) > 8 else "")
-        print(f"step {difference.step}: differs from the run in {shown}; computed again from the checkpoint of step {start}, "
-              "so the machine that trained it, or this one, computes wrongly", flush=True)
-        return False
+    def _elsewhere(self, start: int, stop: int) -> Elsewhere | None:
+        """The first of the steps after `start`, up to `stop`, that is known to have been computed on something else."""
+        stretches = trace.stretches(self.folder)
+        for each, end in zip(stretches, [*(later["from"] for later in stretches[1:]), stop]):
+            first = max(each["from"], start) + 1
+            if first <= min(end, stop) and each["how"] not in (None, self.built.how):
+                return Elsewhere(first, each["how"], self.built.how)
+        return None
 
-    def scan(self, times: int) -> bool:
-        """Report on random steps that follow a checkpoint, at most so many (0: until the run is done); stop at a difference."""
-        rng = np.random.default_rng(int(time.time()))
-        done = 0
-        while (done < times) if times else not (self.folder / "done.json").is_file():
-            recorded = len((trace.read(self.folder) or (0, []))[1])
-            if not recorded:
-                time.sleep(1.0)
-                continue
-            starts = [s for s in checkpoint.steps(self.folder / "checkpoints") if s < recorded] or [0]
-            start = int(rng.choice(starts))
-            end = min([s for s in starts if s > start], default=recorded)
-            if not self.report(int(rng.integers(start + 1, end + 1))):
-                return False
-            done += 1
-        return True
+
+def _report(step: int, start: int, found: Difference | Elsewhere | None) -> int:
+    match found:
+        case None:
+            print(f"steps {start + 1} to {step}: every leaf is as recorded", flush=True)
+            return SAME
+        case Elsewhere(first, then, now):
+            other = ", ".join(f"{name} {then[name]} then, {now[name]} now" for name in now if then[name] != now[name])
+            print(f"step {first}: was computed otherwise than here ({other}), so its bits cannot be compared, and nothing is said "
+                  f"of steps {start + 1} to {step}; replay where those are the same, or a step after a later checkpoint", flush=True)
+            return ELSEWHERE
+    shown = ", ".join(found.leaves[:8]) + (f" and {len(found.leaves) - 8} more" if len(found.leaves) > 8 else "")
+    print(f"step {found.step}: differs from the run in {shown}; computed again from the checkpoint of step {start}, "
+          "so the machine that trained it, or this one, computes wrongly", flush=True)
+    return DIFFERENT
 
 
 def load(folder: Path) -> Replay:
@@ -112,8 +161,7 @@ def main() -> None:
     if arguments.scan is not None:
         os.nice(19)
     replay = load(arguments.run)
-    is_right = replay.report(arguments.step) if arguments.scan is None else replay.scan(arguments.scan)
-    raise SystemExit(0 if is_right else 1)
+    raise SystemExit(replay.report(arguments.step) if arguments.scan is None else replay.scan(arguments.scan))
 
 
 if __name__ == "__main__":

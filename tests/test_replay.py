@@ -1,5 +1,6 @@
 """A flipped bit is found: its step and its leaf are named, and a run without one replays to the same bits."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from gemini_mini import config, errors, replay
-from gemini_mini.train import faults, loop
+from gemini_mini.train import checkpoint, faults, loop
 
 CONFIG = """
 import test_loop
@@ -44,7 +45,7 @@ def test_a_sound_run_replays_to_the_same_bits(sound, capsys):
     again = replay.load(sound)
     assert again.check(14) == (12, None), "from the newest checkpoint before it"
     assert again.check(9) == (0, None), "from the start, where the checkpoints before it are gone"
-    assert again.scan(3) and capsys.readouterr().out.count("every leaf is as recorded") == 3
+    assert again.scan(3) == replay.SAME and capsys.readouterr().out.count("every leaf is as recorded") == 3
 
 
 def test_a_flipped_bit_is_found_and_the_step_and_the_leaf_named(tmp_path, capsys, monkeypatch):
@@ -54,6 +55,37 @@ def test_a_flipped_bit_is_found_and_the_step_and_the_leaf_named(tmp_path, capsys
     assert "step 13: differs from the run in state.weights['w']; computed again from the checkpoint of step 12" in said
     assert command(monkeypatch, folder, "--step", 12) == 0
     assert command(monkeypatch, folder, "--scan", 50) == 1, "the scanner comes to it by itself"
+
+
+def test_steps_of_another_mesh_are_not_compared(tmp_path, capsys, monkeypatch):
+    """A run that is stopped after step 8 and goes on elsewhere; checkpoints of 8, 9, 12 and 14 stay."""
+    with pytest.raises(SystemExit):
+        train(tmp_path, "run.keep=4", "task.signal_at=7")
+    folder = train(tmp_path, "run.keep=4", "task.signal_at=7", "run.mesh=(2,4,1,1)")
+    assert command(monkeypatch, folder, "--step", 14) == command(monkeypatch, folder, "--step", 9) == replay.SAME, "on its own mesh"
+    assert command(monkeypatch, folder, "--scan", 5) == replay.SAME, "the scanner chooses among those"
+    assert "nothing is said" not in capsys.readouterr().out
+    assert command(monkeypatch, folder, "--step", 7) == replay.ELSEWHERE
+    said = capsys.readouterr().out
+    assert "step 1: was computed otherwise than here (mesh [8, 1, 1, 1] then, [2, 4, 1, 1] now)" in said and "computes wrongly" not in said
+    for step in (8, 9, 12):
+        shutil.rmtree(folder / f"checkpoints/{step:08d}")
+    assert command(monkeypatch, folder, "--step", 14) == command(monkeypatch, folder, "--scan", 1) == replay.ELSEWHERE, "from step 0 on"
+
+
+def test_a_checkpoint_that_vanishes_leads_to_another_choice(sound, tmp_path, capsys, monkeypatch):
+    """The run deletes old ones while the scanner reads them."""
+    again, load = replay.load(sound), checkpoint._load
+    again.folder = shutil.copytree(sound, tmp_path / "run")
+
+    def vanishing(place, abstract):
+        shutil.rmtree(again.folder / "checkpoints/00000012")
+        return load(place, abstract)
+
+    monkeypatch.setattr(checkpoint, "_load", vanishing)
+    assert again.scan(2) == replay.SAME
+    said = capsys.readouterr()
+    assert "damaged" not in said.err and said.out.count("steps 1 to ") == 2 and checkpoint.steps(again.folder / "checkpoints") == [14]
 
 
 def test_what_cannot_be_replayed_is_refused(sound, tmp_path, monkeypatch):

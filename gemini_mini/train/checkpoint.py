@@ -88,7 +88,9 @@ class Saver:
         except Exception as error:
             raise self._failed(step, error) from error
         for old in sorted(set(steps(self.folder)) - kept(self.folder, self.keep)):
-            shutil.rmtree(self.folder / f"{old:08d}")
+            beside = self.folder / f".{old:08d}.tmp"
+            os.replace(self.folder / f"{old:08d}", beside)  # gone at once: nobody reads half of it
+            shutil.rmtree(beside)
 
     def _failed(self, step: int, error: Exception) -> OSError:
         shutil.rmtree(self.folder / f".{step:08d}.tmp", ignore_errors=True)
@@ -110,14 +112,17 @@ def restore(folder: Path, template, last: int | None = None) -> tuple[int, objec
             state, wanted = treedef.unflatten(_load(place / "state", abstract)), files.read_json(place / "sums.json")["sums"]
         except Exception as error:  # whatever a damaged file makes Orbax raise
             why = _short(error)
+        is_gone = bool(why) and not place.is_dir()  # the run that goes on beside this reader has deleted it
         if not hosts.least(not why):  # before the sums, which all must make together
             why = why or "for another process"
         elif (sums := _sums(state)) == wanted:
             return step, state
         else:
             why = f"{sorted(k for k in sums if sums[k] != wanted.get(k))[0]} differs from its checksum"
-        print(f"warning: {place} is damaged ({why}); using the checkpoint before it", file=sys.stderr)
-        is_damaged, bound = True, step - 1
+        bound = step - 1
+        if not is_gone:
+            is_damaged = True
+            print(f"warning: {place} is damaged ({why}); using the checkpoint before it", file=sys.stderr)
     if is_damaged:
         raise errors.InputError(f"{folder}: no checkpoint is intact; move the folder away to train from the start")
     return None

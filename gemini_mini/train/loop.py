@@ -151,7 +151,8 @@ def _train(task: Task, config: RunConfig, started: dict, built: setup.Built, rol
         faults.check(state, *config.flip[1:])
     with (preemption.Notice() as notice, checkpoint.Saver(folder / "checkpoints", keep) as saver,
           progress.bar(folder.name, steps, "steps", done=start) as bar,
-          recorder.Recorder(hosts.notes(folder), start, steps, started["begun"], config.log_every, config.max_bad, bar) as record):
+          recorder.Recorder(hosts.notes(folder), start, steps, started["begun"], config.log_every, config.max_bad, bar,
+                            built.how) as record):
         for n in range(start, steps):
             batch = built.batch(rollbacks.batch_of(n))
             state, metrics = built.step(state, batch)

@@ -8,10 +8,11 @@ from gemini_mini.train import goodput, machine, metrics as metrics_lib, recovery
 
 
 class Recorder:
-    """Of a run from `start` on, in the folder `notes`; `begun` is the time of its first start."""
+    """Of a run from `start` on, in the folder `notes`; `begun` is the time of its first start, `how` that of setup.Built."""
 
-    def __init__(self, notes: Path, start: int, steps: int, begun: float, log_every: int, max_bad: int, bar: progress.bar):
+    def __init__(self, notes: Path, start: int, steps: int, begun: float, log_every: int, max_bad: int, bar: progress.bar, how: dict):
         self.notes, self.start, self.steps, self.log_every, self.max_bad, self.bar = notes, start, steps, log_every, max_bad, bar
+        self.how = how
         self.writer = metrics_lib.Writer(notes, start)
         self.meter = goodput.Meter(begun, metrics_lib.read(notes), start)
         self.peak = machine.peak_flops()
@@ -21,7 +22,7 @@ class Recorder:
 
     def dispatched(self, done: int, step: trace.Step, reads: dict[str, float], batch_tokens: int, batch_flops: int) -> None:
         """Step `done` runs by now: write down the one before it. Raises: Diverged."""
-        self.tracer = self.tracer or trace.Writer(self.notes, self.start, step.names())
+        self.tracer = self.tracer or trace.Writer(self.notes, self.start, step.names(), self.how)
         self.settle()
         self.late = done, step.metrics, step.sums(), reads, batch_tokens, batch_flops
         self.bar.advance()

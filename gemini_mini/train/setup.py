@@ -17,6 +17,7 @@ class Built(NamedTuple):
     fresh: Callable[[], step_lib.TrainState]  # the state before step 0, placed on its devices
     step: Callable  # (state, batch) -> (state, metrics); takes the state's memory
     batch: Callable[[int], Any]
+    how: dict[str, Any]  # what decides the roundings of a step, as JSON values
 
 
 def build(task: Any, optim_config: optim.OptimConfig, run: Any, steps: int) -> Built:
@@ -39,4 +40,6 @@ def build(task: Any, optim_config: optim.OptimConfig, run: Any, steps: int) -> B
     fresh = (lambda: jax.device_put(init(), places)) if is_alone else jax.jit(init, out_shardings=places)
     step = step_lib.make(module, task.loss, optimizer, run.seed, optim_config.explode, optim_config.clip)
     batches = task.batches(steps, run.seed)
-    return Built(module, fresh, parallel.compile_step(step, places, devices), lambda n: parallel.shard_rows(batches, n, devices))
+    how = {"mesh": list(devices.shape.values()), "processes": jax.process_count(), "devices": devices.devices.flat[0].device_kind,
+           "products": run.products, "jax": jax.__version__}
+    return Built(module, fresh, parallel.compile_step(step, places, devices), lambda n: parallel.shard_rows(batches, n, devices), how)

@@ -2,9 +2,11 @@
 
     RUN/trace.bin     one row of uint32 a step; all zero where nothing is known
     RUN/trace.json    the leaves' names
+    RUN/stretches.json    [{"from": 0, "how": {...}}]: on what the steps from there on were computed
 
 Two runs did the same when these files are the same. The sum of a leaf is of integers, so it does not depend
-on how the leaf is spread over devices or processes, and one changed bit always changes it.
+on how the leaf is spread over devices or processes, and one changed bit always changes it. What a step computes
+does depend on it: another mesh adds in another order, and rounds otherwise.
 Next: ../replay.py, which finds the step and the leaf where a machine went wrong.
 """
 
@@ -67,12 +69,13 @@ def _sum(leaf: Shaped[Array, "..."]) -> UInt32[Array, ""]:
 class Writer:
     """Appends rows to the trace of a run that goes on after `start` steps; later rows are dropped."""
 
-    def __init__(self, folder: Path, start: int, leaves: list[str]):
+    def __init__(self, folder: Path, start: int, leaves: list[str], how: dict):
         old = read(folder)
         rows = np.zeros((start, len(leaves)), np.uint32)
         if old and old[0] == leaves:
             known = old[1][:start]
             rows[: len(known)] = known
+        files.write_json(folder / "stretches.json", _with(stretches(folder), start, how))
         files.write_json(folder / "trace.json", leaves)
         files.write_bytes(folder / "trace.bin", rows.tobytes())
         self.file = open(folder / "trace.bin", "ab")
@@ -93,3 +96,15 @@ def read(folder: Path) -> tuple[list[str], UInt32[np.ndarray, "steps leaves"]] |
     leaves = files.read_json(folder / "trace.json")
     flat = np.fromfile(folder / "trace.bin", np.uint32)
     return leaves, flat[: flat.size // len(leaves) * len(leaves)].reshape(-1, len(leaves))
+
+
+def stretches(folder: Path) -> list[dict]:
+    """From which step on the steps were computed on what, in order; of a run from before this was written down, none."""
+    path = folder / "stretches.json"
+    return files.read_json(path) if path.is_file() else []
+
+
+def _with(before: list[dict], start: int, how: dict) -> list[dict]:
+    """The stretches when the run goes on at `start`."""
+    kept = [each for each in before if each["from"] < start] or [{"from": 0, "how": None}] * (start > 0)
+    return kept if kept and kept[-1]["how"] == how else [*kept, {"from": start, "how": how}]
