@@ -1,8 +1,11 @@
 """Laws of products by a library: the same numbers as in NumPy, whichever thread makes which part, and clear refusals."""
 
 import importlib.metadata
+import os
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -10,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gemini_mini import errors, matmul, nn, parallel, quant
+from gemini_mini import errors, matmul, nn, parallel, quant, replay
 from gemini_mini.model import attention
-from gemini_mini.train import loop, loss, optim, setup
+from gemini_mini.train import loop, loss, optim, setup, trace
 
 PLAIN_BLAS = """
 #include <stdint.h>
@@ -173,3 +176,42 @@ def test_several_devices_have_the_products_of_xla(monkeypatch):
 def test_a_library_that_lacks_the_product_is_refused(plain_blas):
     with pytest.raises(errors.InputError, match="no product of bfloat16"):
         matmul.open_blas(Path("libm.so.6"))
+
+
+DYING = """
+import os, signal, sys
+sys.path.insert(0, TESTS)
+import test_loop
+from gemini_mini import config as config_lib
+from gemini_mini.train import loop, optim
+
+def config():
+    if "DIES" in os.environ:
+        batches = test_loop.FitLine.batches
+        die = lambda step: os.kill(os.getpid(), signal.SIGKILL) if step == 10 else None
+        test_loop.FitLine.batches = lambda self, *args: (lambda batch: lambda step: (die(step), batch(step))[1])(batches(self, *args))
+    run = loop.RunConfig("unset", 14, save_every=3, products="mkl")
+    return config_lib.Experiment(test_loop.FitLine(), optim.OptimConfig("muon"), run)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_with_them_is_exact_through_a_kill_and_in_its_replay(tmp_path):
+    """Each in a process with one device, for a mesh has none of them."""
+    try:
+        matmul._load()
+    except errors.InputError as error:
+        pytest.skip(str(error))
+    (tmp_path / "c.py").write_text(DYING.replace("TESTS", repr(str(Path(__file__).parent))))
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+
+    def run(*arguments, **more) -> int:
+        return subprocess.run([sys.executable, *map(str, arguments)], cwd=Path(__file__).parent.parent, env=environment | more).returncode
+
+    train = lambda name, *settings, **more: run("train.py", tmp_path / "c.py", f"run.folder={tmp_path / name}", *settings, **more)
+    assert train("whole") == train("plain", "run.products=xla") == 0
+    assert train("cut", DIES="1") == -signal.SIGKILL and len(trace.read(tmp_path / "cut")[1]) < 14
+    assert train("cut") == 0
+    whole, cut, plain = (trace.read(tmp_path / name)[1] for name in ("whole", "cut", "plain"))
+    assert len(whole) == 14 and (whole == cut).all() and not (whole == plain).all(), "and the products are not XLA's"
+    assert run("-m", "gemini_mini.replay", tmp_path / "cut", "--step", 11) == replay.SAME
