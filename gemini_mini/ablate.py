@@ -10,7 +10,8 @@ never read. From n doublings comes a gradient, and one step along it, in logarit
     g_s  = log L(s doubled) - log L(base)            what more of s does to the loss of everything
     w_s <- w_s * 2^(-g_s / max |g|)                  the most useful source is doubled, the most harmful halved
 
-Within the noise of seeds nothing is recommended: --seeds 2 repeats the base run and says how large it is.
+Within the noise of seeds nothing is recommended, nor without knowing it: --seeds 2 repeats the base run and says how
+large it is, and with --seeds 1 the table stays as it is.
 A run that is done is not repeated, and a killed one continues. Small models over few ids prefer what is learned early.
 Facts: mixtures are found by ablations on small models (Gemini report, section 4). Paper: data mixing laws, arXiv 2403.16952, find
 that log losses are smooth in the weights; one step needs no more than their slope.
@@ -93,6 +94,17 @@ def factors(base: float, of_doubled: Mapping[str, float], noise: float = 0.0) ->
     return {source: float(2 ** (-g / largest)) if largest else 1.0 for source, g in gradient.items()}
 
 
+def recommended(results: Sequence[Result], sources: Sequence[str], seeds: int) -> tuple[dict[str, float], str]:
+    """The factors of `factors`, and why: 1 for all where the noise between base runs is not known, or no change exceeds it."""
+    base, of = results[0].total, {each.name: each.total for each in results}
+    if seeds < 2:
+        return dict.fromkeys(sources, 1.0), "noise not measured, so the table stays as it is: --seeds 2"
+    noise = max(abs(np.log(each.total / base)) for each in results[1:seeds])
+    found = factors(base, {source: of[f"{source}-x2"] for source in sources}, noise)
+    is_changed = any(factor != 1 for factor in found.values())
+    return found, f"noise between seeds {noise:.2%}" + ("" if is_changed else ", and no source changes the loss by more: the table stays as it is")
+
+
 def run(experiment: config_lib.Experiment, planned: Sequence[Try], steps: int, out: Path) -> list[Result]:
     """Train what is planned, one after another, each in a folder of its own under `out`."""
     shares, results = mixture.shares(experiment.task.stages), []
@@ -161,15 +173,13 @@ def main() -> None:
     print(f"{len(planned)} runs of {args.steps} steps, {ids:,} ids each")
     run_lib.keep_compiled()  # most runs are one program
     results = run(experiment, planned, args.steps, args.out)
-    base, of = results[0], {each.name: each for each in results}
-    noise = max((abs(np.log(each.total / base.total)) for each in results[1 : args.seeds]), default=0.0)
-    found = factors(base.total, {source: of[f"{source}-x2"].total for source in sources}, noise)
-    text, stages = table(results, base), as_source(scaled(experiment.task.stages, found))
+    found, why = recommended(results, sources, args.seeds)
+    text, stages = table(results, results[0]), as_source(scaled(experiment.task.stages, found))
     files.write_json(args.out / "ablation.json", {
-        "config": args.config, "overrides": [*size, *args.overrides], "steps": args.steps, "ids": ids, "noise": noise, "factors": found,
+        "config": args.config, "overrides": [*size, *args.overrides], "steps": args.steps, "ids": ids, "seeds": args.seeds, "why": why, "factors": found,
         "runs": [each._asdict() for each in results]})
-    files.write_bytes(args.out / "ablation.md", f"{text}\n\n```python\n{stages}\n```\n".encode())
-    print(f"{text}\n\n{stages}\n\nnoise between seeds {noise:.2%}" if args.seeds > 1 else f"{text}\n\n{stages}\n\nnoise not measured: --seeds 2")
+    files.write_bytes(args.out / "ablation.md", f"{text}\n\n{why}\n\n```python\n{stages}\n```\n".encode())
+    print(f"{text}\n\n{stages}\n\n{why}")
     print(f"saved {args.out}/ablation.json and ablation.md")
 
 

@@ -27,6 +27,17 @@ def test_the_most_useful_source_is_doubled_and_the_most_harmful_halved():
     assert ablate.factors(2.0, {"draw": 2.02}, noise=0.02) == {"draw": 1.0}, "within the noise nothing is recommended"
 
 
+@pytest.mark.parametrize("seeds, other_seed, expected, why", [
+    (1, 2.0, {"draw": 1.0, "name": 1.0}, "noise not measured"),
+    (2, 2.1, {"draw": 1.0, "name": 1.0}, "noise between seeds 4.88%, and no source"),
+    (2, 2.02, {"draw": pytest.approx(2), "name": 1.0}, "noise between seeds 1.00%")])
+def test_no_change_is_recommended_within_the_noise_or_without_knowing_it(seeds, other_seed, expected, why):
+    results = [ablate.Result(name, {}, total) for name, total in
+               (("base", 2.0), *[("base-seed1", other_seed)] * (seeds - 1), ("draw-x2", 1.95), ("name-x2", 2.01))]
+    found, said = ablate.recommended(results, ["draw", "name"], seeds)
+    assert found == expected and said.startswith(why)
+
+
 def test_the_total_weighs_valid_sources_by_what_is_read():
     shares = {"draw": 0.75, "name": 0.25, "speech_draw": 0.0}
     losses = {"draw": 1.0, "draw_compose": 3.0, "name": 4.0, "sums": 100.0}
