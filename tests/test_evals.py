@@ -15,13 +15,13 @@ import PIL.Image
 import pytest
 from flax import nnx
 
-from data_prep import digits, documents, emoji_world, splits, video
+from data_prep import digits, documents, emoji_world, questions, splits, video
 from data_prep import pictures as emoji_pictures
 from gemini_mini import errors, files, report, run, stream
 from gemini_mini import vocab as vocabulary
 from gemini_mini.evals import __main__ as command
 from gemini_mini.decode import engine
-from gemini_mini.evals import album, answerer, chart, classifier, failures, judges, metrics, pictures, suite
+from gemini_mini.evals import album, answerer, baselines, chart, classifier, failures, judges, metrics, pictures, suite
 from gemini_mini.evals import task as task_lib
 from gemini_mini.evals.suites import audio as suites_audio
 from gemini_mini.evals.suites import generation as suites_generation
@@ -271,6 +271,20 @@ def test_every_real_colour_is_nearest_to_itself_after_blurring(world):
             for patch in (1, 2, 4):
                 blurred = pictures.mosaic(world.pictures[item], patch)
                 assert pictures.nearest_colour(blurred, world.pictures[palette]) == place, world.items[item].names["en"]
+
+
+def test_baselines_answer_in_the_language_of_the_question():
+    """Chinese is asked for, and most of training is English."""
+    said = lambda text, lang: questions.example([stream.Text("?")], [stream.Text(text)], 0, lang)
+    train = [said("a cat", "en")] * 5 + [said("a car", "en"), said("猫", "zh"), said("猫", "zh"), said("犬", "zh")]
+    asked = [said("a cat", "en"), said("犬", "zh"), said("un gato", "es")]
+    context = task_lib.Context(None, train, None)
+    words = lambda answers: [task_lib.words(answer) for answer in answers]
+    assert words(task_lib.by_language(train, asked, lambda known, some: [task_lib.most_frequent(known)] * len(some))) == ["a cat", "猫", "a cat"]
+    for baseline in (baselines.random_answer, baselines.best_constant):
+        english, chinese, _ = words(baseline(context, asked))
+        assert english.isascii() and chinese in ("猫", "犬"), baseline
+    assert baselines.one_in_answers(context, asked[1:2]) == 1 / 2
 
 
 def test_baselines_and_chances_are_what_they_say(world, right):

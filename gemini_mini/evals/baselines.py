@@ -21,8 +21,9 @@ def one_in_pictures(context: task.Context, examples: task.Examples) -> float:
 
 
 def one_in_answers(context: task.Context, examples: task.Examples) -> float:
-    """A guess among all distinct training answers and these."""
-    return 1 / len({task.words(example.answer) for example in (*context.train, *examples)})
+    """A guess among all distinct training answers in the languages of these, and these."""
+    langs = {example.lang for example in examples}
+    return 1 / len({task.words(example.answer) for example in (*context.train, *examples) if example.lang in langs})
 
 
 def one_in_motions(context: task.Context, examples: task.Examples) -> float:
@@ -69,9 +70,11 @@ def one_in_answers_to_it(context: task.Context, examples: task.Examples) -> floa
 
 
 def random_answer(context: task.Context, examples: task.Examples) -> list[stream.Document]:
-    """A training answer drawn at random."""
-    rng = np.random.default_rng(0)
-    return [context.train[i].answer for i in rng.integers(len(context.train), size=len(examples))]
+    """A training answer drawn at random, in the language of the question."""
+    def draw(train: task.Examples, asked: task.Examples) -> list[stream.Document]:
+        return [train[i].answer for i in np.random.default_rng(0).integers(len(train), size=len(asked))]
+
+    return task.by_language(context.train, examples, draw)
 
 
 def nearest_picture(context: task.Context, examples: task.Examples) -> list[stream.Document]:
@@ -144,11 +147,13 @@ def nearest_name(context: task.Context, examples: task.Examples) -> list[stream.
 
 
 def best_constant(context: task.Context, examples: task.Examples) -> list[stream.Document]:
-    """The training answer with the fewest edits to a sample of the others: what a deaf model should say."""
-    truths = sorted({task.words(e.answer) for e in context.train})
-    sample = [truths[i] for i in np.random.default_rng(0).permutation(len(truths))[:200]]
-    best = min(sample, key=lambda text: int(metrics.edits(text, sample).sum()))
-    return [[stream.Text(best)] for _ in examples]
+    """The training answer with the fewest edits to a sample of the others in its language: what a deaf model should say."""
+    def constant(train: task.Examples, asked: task.Examples) -> list[stream.Document]:
+        truths = sorted({task.words(e.answer) for e in train})
+        sample = [truths[i] for i in np.random.default_rng(0).permutation(len(truths))[:200]]
+        return [[stream.Text(min(sample, key=lambda text: int(metrics.edits(text, sample).sum())))]] * len(asked)
+
+    return task.by_language(context.train, examples, constant)
 
 
 def copy_pictures(context: task.Context, examples: task.Examples) -> list[stream.Document]:

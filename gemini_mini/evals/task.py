@@ -113,7 +113,7 @@ class Task:
                 answers = _answers(exam, prompts, room, bar.advance)
             judged = self.judge(context, examples, answers)
             easy = self.judge(context, examples, self.baseline(context, examples))
-            common = self.judge(context, examples, [most_frequent(train)] * len(examples))
+            common = self.judge(context, examples, by_language(train, examples, lambda known, asked: [most_frequent(known)] * len(asked)))
         splits, at = {}, 0
         for split, found in columns.items():
             here = slice(at, at := at + len(found))
@@ -193,6 +193,17 @@ def _answers(exam: Exam, prompts: Sequence[stream.Document], room: int, on_answe
     if new:
         exam.known.update(zip(new, exam.model.answer(list(new.values()), room, on_answers), strict=True))
     return [exam.known[key] for key in keys]
+
+
+def by_language(train: Examples, examples: Examples, answer: Callable[[Examples, Examples], Documents]) -> list[stream.Document]:
+    """What `answer(train, examples)` says to the questions of each language: from its own training examples, or all where it has none."""
+    answers: list[stream.Document] = [[] for _ in examples]
+    for lang in sorted({e.lang for e in examples}):
+        places = [i for i, e in enumerate(examples) if e.lang == lang]
+        known = [e for e in train if e.lang == lang] or train
+        for i, found in zip(places, answer(known, [examples[i] for i in places]), strict=True):
+            answers[i] = found
+    return answers
 
 
 def most_frequent(train: Examples) -> stream.Document:
