@@ -330,6 +330,26 @@ def test_a_release_writes_beside_and_asks_the_other_half(world, model, tmp_path,
     assert asked["dev"] and asked["assurance"] and not asked["dev"] & asked["assurance"]
 
 
+def test_tasks_asked_again_are_replaced_and_the_others_stay(world, model, tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(command.answerer, "RunAnswerer", lambda *_: Stub(lambda *_: []))
+
+    def ask(limit, *tasks):
+        command.evaluate(model.run._replace(folder=tmp_path), world.only("dev"), task_lib.Settings(limit, tasks), "", tmp_path)
+        return files.read_json(tmp_path / "evals_detail.json")["tasks"]
+
+    first, second = ask(9, "draw", "motion"), ask(4, "draw")
+    assert set(second) == {"draw", "motion"} and second["motion"] == first["motion"]
+    assert {name: found["about"]["limit"] for name, found in second.items()} == {"draw": 4, "motion": 9}
+    assert set(files.read_json(tmp_path / "evals.json")) == {"draw", "motion"}
+    shown = album.load(tmp_path / "evals" / "examples.safetensors")
+    for found in second.values():
+        for cell in found["splits"].values():
+            assert all(shown.document(example[part]) for example in cell["examples"] for part in ("prompt", "truth"))
+    (tmp_path / "model.safetensors").write_bytes(b"others")
+    assert list(ask(4, "motion")) == ["motion"], "figures of other weights do not stand beside these"
+
+
 def test_valid_only_never_looks_at_a_test_split(world, truth):
     looked = []
     stub = Stub(lambda _, prompt: looked.append(_key(prompt)) or [])

@@ -11,7 +11,8 @@
 A test split has two halves, and only --release opens the second: what was looked at while working is no
 longer a test. RUN/release/opened.json then says when and with which weights; the figures stand beside it.
 Writes RUN/evals.json (task -> split -> value), RUN/evals_detail.json (everything, with every
-answer) and RUN/evals/examples.safetensors (their pictures and sounds). A suite writes RUN/evals/NAME.json,
+answer) and RUN/evals/examples.safetensors (their pictures and sounds). With --tasks only those are replaced, and the
+others stay as they were, if they are of the same weights; each task says in "about" how it was asked. A suite writes RUN/evals/NAME.json,
 NAME.png, NAME_failures.png and NAME.safetensors in their place.
 Next: suite.py, ../report.py.
 """
@@ -34,6 +35,9 @@ from gemini_mini.evals import answerer, chart, failures, suite, task
 
 ROOT = Path(__file__).parent.parent.parent
 CODE = tuple(file for folder in ("data_prep", "gemini_mini/decode", "gemini_mini/evals") for file in sorted((ROOT / folder).rglob("*.py")))
+
+SAME = ("model", "vocabulary", "half", "world_content")  # of figures that stand in one file
+PROTOCOL = ("limit", "seed", "is_valid_only", "text_temperature", "image_temperature", "guidance")  # these may differ between its tasks
 
 
 def main() -> None:
@@ -115,16 +119,34 @@ def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings
     if not tasks:
         raise errors.InputError(f"this world has no examples of {', '.join(settings.tasks)}; choose other tasks")
     seconds = time.perf_counter() - begin
-    save(folder, tasks, album, {
+    about = {
         "key": key, "model": weights, "half": world.half,
         "world": world.config.name, "world_content": world.fingerprint, "pictures": len(world.items),
         "vocabulary": run.tokenizers.vocab.fingerprint, "num_params": run.model.config.num_params,
         "limit": settings.limit, "seed": settings.seed, "is_valid_only": settings.is_valid_only,
         "text_temperature": 0.0, "image_temperature": settings.temperature, "guidance": settings.guidance,
-        "cpus": os.cpu_count(), "seconds": round(seconds, 1)}, name)
+        "cpus": os.cpu_count(), "seconds": round(seconds, 1)}
+    tasks = {each: found | {"about": {key: about[key] for key in PROTOCOL}} for each, found in tasks.items()}
+    kept = others(folder, tasks, album, about) if settings.tasks and not name else {}
+    save(folder, kept | tasks, album, about, name)
     print_table(tasks)
     print(f"{seconds:.0f} s; saved {done}")
     return tasks
+
+
+def others(folder: Path, tasks: dict, album: album_lib.Album, about: dict) -> dict:
+    """What the folder says of the tasks not asked now; what they show goes into the album. {} of other weights or another world."""
+    path = folder / "evals_detail.json"
+    saved = files.read_json(path) if path.is_file() else {"tasks": {}}
+    if {key: saved.get(key) for key in SAME} != {key: about[key] for key in SAME}:
+        return {}
+    known, kept = album_lib.load(folder / "evals" / "examples.safetensors"), {}
+    for name in saved["tasks"].keys() - tasks.keys():
+        kept[name] = {"about": {key: saved[key] for key in PROTOCOL}} | saved["tasks"][name]
+        for example in (example for cell in kept[name]["splits"].values() for example in cell["examples"]):
+            for part in ("prompt", "truth", "answer"):
+                album.add(known.document(example[part]))
+    return {name: kept[name] for name in saved["tasks"] if name in kept}
 
 
 def save(folder: Path, tasks: dict, album: album_lib.Album, about: dict, name: str = "") -> None:
