@@ -704,6 +704,28 @@ def test_write_and_read_again(tmp_path):
     assert np.abs(audio_io.read_audio(tmp_path / "loud.wav")).max() <= 1
 
 
+@pytest.mark.parametrize("suffix", ["wav", "aiff"])
+def test_a_file_that_was_cut_is_not_taken_for_a_shorter_one(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, chirp(RATE, 100, 4_000), RATE)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-2])
+    assert len(audio_io.read_audio(path)) == RATE - 1, "a sample is no loss"
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(errors.InputError, match=f"a.{suffix}: is cut short"):
+        audio_io.read_audio(path)
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFF000])
+def test_a_length_that_was_not_known_is_no_cut(tmp_path, length):
+    """As ffmpeg and sox write into a pipe."""
+    soundfile.write(tmp_path / "a.wav", np.full(RATE, 0.1), RATE)
+    data = bytearray((tmp_path / "a.wav").read_bytes())
+    data[4:8] = data[40:44] = length.to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(data)
+    assert len(audio_io.read_audio(tmp_path / "a.wav")) == RATE
+
+
 def test_bad_files_say_what_to_do(tmp_path):
     wav = tmp_path / "a.wav"
     with pytest.raises(errors.InputError, match="no such file"):

@@ -7,6 +7,7 @@ Next: audio.py, which turns the samples into codes.
 
 import io
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ HIGHEST_RATE_HZ = 384_000
 BLOCK_S = 10.0
 LOUDNESS_DB, SILENCE_DB, PAUSE_DB = -18, -70, 20
 LOUD_SAMPLES = 800  # 50 ms
+WHOLE = 0.99  # of the bytes that a header promises; some writers miscount by a few
+UNKNOWN_BYTES = 0x7FFF0000  # from here on a length is what programs write that did not know it, such as ffmpeg into a pipe
 REACH = 10  # of scipy's resampling filter to either side, in samples of the lower rate
 
 
@@ -49,6 +52,7 @@ def read_blocks(
         with soundfile.SoundFile(path) as file:
             rate_hz = file.samplerate
             _check_header(path, file.frames, rate_hz, max_seconds)
+            _check_whole(path, file.extra_info)
             up, down = _ratio(rate_hz)
             # Whole numbers of samples come out of both, and the filter of `resample` reaches less far.
             margin = down * -(-2 * REACH * max(up, down) // (up * down))
@@ -131,3 +135,10 @@ def _check_header(path: Path, frames: int, rate_hz: int, max_seconds: float) -> 
     if seconds > max_seconds:
         raise errors.InputError(f"{path}: lasts {seconds:.1f} s, but at most {max_seconds:g} s are taken; "
                                 "cut it, or split it into several files")
+
+
+def _check_whole(path: Path, log: str) -> None:
+    """libsndfile takes what there is of a WAV or AIFF file that was cut, and says so in its log alone."""
+    for promised, there in re.findall(r"^ *(?:data|SSND) : (\d+) \(should be (\d+)\)", log, re.MULTILINE):
+        if int(there) < WHOLE * int(promised) < WHOLE * UNKNOWN_BYTES:
+            raise errors.InputError(f"{path}: is cut short ({int(there):,} of {int(promised):,} bytes of sound); download or export it again")
