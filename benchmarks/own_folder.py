@@ -30,8 +30,6 @@ PHOTOGRAPHS = (data.astronaut, data.camera, data.chelsea, data.coffee, data.coin
 CAPTIONS = {"en": "photograph {}", "ru": "снимок номер {}", "el": "φωτογραφία {}", "hi": "तस्वीर संख्या {}", "zh": "第{}张照片", "ja": "写真その{}",
             "ar": "الصورة رقم {}", "he": "תמונה מספר {}", "ko": "사진 {}번", "th": "ภาพที่ {}", "am": "ፎቶ ቁጥር {}", "vi": "bức ảnh số {}"}
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16")
-
-
 photograph = functools.cache(lambda place: PHOTOGRAPHS[place]())
 
 

@@ -66,7 +66,8 @@ def build(source: Path, out: Path, label_by_folder: bool = False) -> bool:
         raise errors.InputError(f"{out}: must lie outside of {source}; choose another --out, e.g. data/own/world")
     found, left_out = own_files.find(source, label_by_folder)
     inputs = {"source": own_files.shown(source), "found": files.hash_json([repr(f) for f in found]), "files": files.hash_json(_stats(source, found)),
-              "code": files.code_hash(own_check, own_files, splits, audio_io, image_io), "builder": files.hash_bytes(Path(__file__).read_bytes())}
+              "code": files.code_hash(own_check, own_files, splits, audio_io, image_io), "builder": files.hash_bytes(Path(__file__).read_bytes()),
+              "reads_films": image_io.reads_films()}
 
     def make(folder: Path) -> dict:
         store, missing = Store(), list(left_out)

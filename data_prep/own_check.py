@@ -116,11 +116,10 @@ def _read_image(path: Path) -> tuple[str, UInt8[np.ndarray, "height width 3"]]:
 
 
 def _read_video(path: Path) -> tuple[str, *tuple[np.ndarray, ...]]:
-    """A clip; of one frame, it is a picture."""
-    if path.suffix.lower() in own_files.FILMS:
-        raise errors.InputError(own_files.unknown(path.suffix.lower()))
+    """A clip; an animation of one frame is a picture."""
     frames, seconds = image_io.read_video(path, NUM_FRAMES, VIDEO_SIZE, PATCH)
-    return ("video", frames, seconds) if len(frames) > 1 or path.is_dir() else _read_image(path)
+    is_clip = len(frames) > 1 or path.is_dir() or path.suffix.lower() in image_io.FILMS
+    return ("video", frames, seconds) if is_clip else _read_image(path)
 
 
 def _read_sound(path: Path) -> tuple[str, Int16[np.ndarray, "samples"]]:

@@ -5,6 +5,7 @@ the suffix of a text or a sound:
 
     cat.png  cat.txt  cat.wav             a picture, its caption, its recording
     cat.en.txt  cat.es.txt  cat.es.wav    captions in two languages, and the second one spoken
+    cat.gif  cat.txt                      a clip; cat.mp4 and other films with the extra `video`
     cat/  cat.txt                         a folder of pictures beside a text of its name: a clip's frames
 
 A line of JSONL is such a document, or one whose parts keep their order. Paths count from the file's folder:
@@ -24,15 +25,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gemini_mini import errors, stream
+from gemini_mini.tokenizers import image_io
 
 SUFFIXES = {
     "image": {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"},
     "audio": {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"},
-    "video": {".gif"},
+    "video": {".gif", *image_io.FILMS},
     "text": {".txt"},
 }
 KIND_OF = {suffix: kind for kind, suffixes in SUFFIXES.items() for suffix in suffixes}
-FILMS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})?")
 
 
@@ -122,9 +123,6 @@ def _is_clip(folder: Path, known: list[Path]) -> bool:
 
 
 def unknown(suffix: str) -> str:
-    if suffix in FILMS:
-        return ("is a film, and only GIF and folders of frames are read: make one with "
-                "ffmpeg -i FILM -vf fps=1 NAME/%03d.png, and write NAME.txt beside it")
     return f"is of no kind that is read here ({' '.join(sorted(KIND_OF))})"
 
 

@@ -105,7 +105,7 @@ def test_every_file_is_used_or_named_with_a_reason(folder, world_folder, world):
     named = {entry["name"]: entry["reason"] for entry in report["left_out"]}
     assert set(named) == {*BROKEN, "disc01again"} - {"again"}
     assert all(reason and str(folder) not in reason for reason in named.values())
-    assert named["disc01again"] == "is the same as disc01" and "ffmpeg" in named["film.mp4"] and "11.0 s" in named["long.wav"]
+    assert named["disc01again"] == "is the same as disc01" and "film" in named["film.mp4"] and "11.0 s" in named["long.wav"]
     kinds = Counter(kind for record in world.records for kind, _, _ in record.parts)
     assert kinds == {"image": 40 + 8, "text": 80 + 7 + 3, "audio": 10, "video": 2}
     readable = (world_folder / "report.txt").read_text()
@@ -236,6 +236,46 @@ def test_documents_in_order_keep_it_and_one_bad_part_leaves_out_the_whole(folder
     np.testing.assert_array_equal(document[3].pixels, image_io.read_image(tmp_path / "disc02.png"))
     asked = [d[1].text for d in own_documents.translate(world, world.records[1], np.random.default_rng(0))]
     assert any("um disco" in question for question in asked) and any("a disc" in question for question in asked)
+
+
+@pytest.mark.parametrize("how", ["folder", "lines"])
+def test_films_and_clips_are_read_with_their_times(tmp_path, monkeypatch, how):
+    av = pytest.importorskip("av")
+    mine, greys = tmp_path / "mine", np.linspace(20, 220, 7).astype(np.uint8)
+    mine.mkdir()
+    pictures = [Image.new("RGB", (64, 32), (int(grey),) * 3) for grey in greys]
+    pictures[0].save(mine / "loop.gif", save_all=True, append_images=pictures[1:], duration=250)
+    for name, shown in (("walk.mp4", pictures), ("Still.MOV", pictures[:1])):
+        with av.open(str(mine / name), "w") as film:
+            video = film.add_stream("mpeg4", rate=2)
+            video.width, video.height, video.pix_fmt = 64, 32, "yuv420p"
+            for picture in shown:
+                film.mux(video.encode(av.VideoFrame.from_image(picture)))
+            film.mux(video.encode())
+    for name in ("walk.mp4", "Still.MOV", "loop.gif"):
+        (mine / name).with_suffix(".txt").write_text(f"what {name} shows")
+    source = mine
+    if how == "lines":
+        source = mine / "all.jsonl"
+        lines = [{"parts": [{"video": name}, {"text": f"what {name} shows"}, {"video": "walk.mp4"}]}
+                 for name in ("walk.mp4", "Still.MOV", "loop.gif")]
+        source.write_text("\n".join(map(json.dumps, [*lines, {"text": "text alone"}])))
+    own.build(source, tmp_path / "world")
+    world = own.load(tmp_path / "world")
+    assert not files.read_json(tmp_path / "world" / "report.json")["left_out"]
+    clips = {}
+    for record in world.records:
+        said, *shown = (next((value for kind, _, value in record.parts if kind == wanted), None) for wanted in ("text", "video"))
+        if shown != [None]:
+            clips[said.split()[1]] = world.part("video", shown[0])
+    for name, seconds in (("walk.mp4", [0, 1, 2, 3]), ("loop.gif", [0, 0.5, 1, 1.5]), ("Still.MOV", [0])):
+        assert clips[name].seconds.tolist() == seconds and clips[name].frames.shape[1:] == (8, 16, 3)
+        np.testing.assert_allclose(clips[name].frames.mean((1, 2, 3)), greys[: 2 * len(seconds) : 2], atol=4)  # a codec loses a little
+
+    monkeypatch.setattr(image_io.importlib.util, "find_spec", lambda name: None)
+    assert own.build(source, tmp_path / "world"), "what can be read has changed, so it is built again"
+    left_out = {entry["name"]: entry["reason"] for entry in files.read_json(tmp_path / "world" / "report.json")["left_out"]}
+    assert "pip install -e '.[video]'" in left_out["walk.mp4" if how == "folder" else "all.jsonl:1 (walk.mp4)"]
 
 
 def test_no_bytes_can_stop_it(tmp_path):

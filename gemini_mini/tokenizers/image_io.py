@@ -80,9 +80,14 @@ def write_png(path: str | Path, pixels: UInt8[np.ndarray, "height width 3"]) -> 
     files.write_bytes(path, buffer.getvalue())
 
 
+def reads_films() -> bool:
+    """Whether what reads films is installed."""
+    return importlib.util.find_spec("av") is not None
+
+
 def check_films(path: str | Path) -> None:
     """Raise InputError when nothing is installed that reads the film `path`."""
-    if importlib.util.find_spec("av") is None:
+    if not reads_films():
         raise errors.InputError(f"{path}: films need PyAV, which is not installed; install the extra `video` "
                                 "(pip install -e '.[video]'), or convert it to .gif")
 
