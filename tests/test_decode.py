@@ -3,6 +3,11 @@
 import collections
 import dataclasses
 import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -517,6 +522,38 @@ def test_long_prompts_are_read_in_memory_by_their_length():
     at_16k, at_32k = scratch(1 << 14), scratch(1 << 15)
     whole_scores = 4 * config.heads * (1 << 15) ** 2
     assert at_32k < 2.2 * at_16k and at_32k < whole_scores / 40
+
+
+READ_32K = """
+import json, resource
+import jax, numpy as np
+from flax import nnx
+from gemini_mini.decode import reading
+from gemini_mini.model import decoder
+
+config = decoder.DecoderConfig(vocab_size=512, depth=2, aspect=32, head_dim=32, context_tokens=1 << 15, attention="blockwise")
+model = decoder.Decoder(config, nnx.Rngs(0))
+ids = np.random.default_rng(0).integers(0, config.vocab_size, (1, 1 << 15)).astype(np.int32)
+positions, peaks = np.arange(1 << 15, dtype=np.int32)[None], []
+for length in (1 << 12, 1 << 15):
+    cache = reading.read(model, [ids[0, :length]], length, reading.Memory())
+    hidden, cache = jax.jit(decoder.Decoder.step)(model, ids[:, length - 1 : length], positions[:, length - 1 : length], cache)
+    read = np.asarray(model.logits(hidden[0, 0]))
+    peaks.append(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - sum(x.nbytes for x in jax.tree.leaves(cache)))
+whole = jax.jit(lambda model, *row: model.logits(model(*row)[0, -1]))(model, ids, positions, np.ones_like(ids))
+print(json.dumps([*peaks, float(abs(read - whole).max()), float(abs(whole).max())]))
+"""
+
+
+@pytest.mark.slow
+def test_a_prompt_of_32k_is_read_in_bounded_memory_as_a_full_pass_reads_it():
+    """Eight times the prompt, less than twice the process's memory beyond the cache; the scores of all at once would be 8.6 GB."""
+    done = subprocess.run([sys.executable, "-c", READ_32K], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
+                          env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""})
+    at_4k, at_32k, off, largest = json.loads(done.stdout)
+    print(f"peak {at_4k / 2**20:.0f} MB at 4k, {at_32k / 2**20:.0f} MB at 32k; logits differ by {off:.1e} of {largest:.2f}")
+    assert at_32k < 2 * at_4k
+    assert off < 1e-5 * largest  # float32, summed in another order
 
 
 # --- forced tokens, stopping, scoring ---------------------------------------------------------
