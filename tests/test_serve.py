@@ -128,6 +128,20 @@ def test_a_conversation_goes_on_and_the_unused_one_is_forgotten(client, desk, mo
     assert {name: len(chat.turns) for name, chat in desk.chats.items()} == {"a": 2, "c": 1}
 
 
+def test_what_is_forgotten_is_said(client, desk, monkeypatch):
+    notes = lambda **asked: [event["note"] for event in events(ask(client, "hello " * 3, **asked)) if "note" in event]
+    monkeypatch.setattr(desk_lib, "MAX_CHATS", 1)
+    monkeypatch.setattr(desk, "max_seconds", 0)
+    assert notes(chat="a") == notes(chat="a", turns="1") == notes(chat="b", turns="0") == notes(chat="b", turns="x") == []
+    (note,) = notes(chat="a", turns="2")
+    assert note.startswith("what was said before is forgotten: the 1 conversations")
+    for turn in range(1, 20):
+        if said := notes(chat="a", turns=str(turn)):
+            break
+    assert said and said[0].startswith("the context is full: the oldest 1 of ") and turn > 1
+    assert int(said[0].split(" of ")[1].split()[0]) == len(desk.chats["a"].turns)
+
+
 def test_a_text_is_never_a_file_of_this_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("red.png").write_bytes(png())
@@ -180,6 +194,23 @@ def test_requests_are_bounded(client, desk):
     release.set()
     desk.worker.shutdown()
     assert desk.num_asked == 0 and told == [{"waiting": 1}, {"waiting": 2}, {"waiting": 3}] + [None] * desk_lib.MAX_ASKED
+
+
+def test_the_largest_request_is_taken_and_a_byte_more_is_not(client, monkeypatch):
+    size = len(ask(client, ("a.png", png())).request.content)
+    monkeypatch.setattr(web, "MAX_REQUEST_BYTES", size)
+    assert ask(client, ("a.png", png())).status_code == 200
+    response = ask(client, ("a.png", png() + b"1"))
+    assert response.status_code == 413 and "send fewer or smaller files" in response.json()["error"]
+
+
+def test_a_request_has_a_time_to_arrive(door, monkeypatch):
+    monkeypatch.setattr(web, "MAX_UPLOAD_S", 0.5)
+    with socket.create_connection(("127.0.0.1", door), timeout=20) as tab:
+        tab.sendall(b"POST /ask HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+                    b"Content-Length: 1000\r\n\r\n--x\r\n" % door)
+        answer = b"".join(iter(lambda: tab.recv(1000) if b"}" not in tab.recv(1000, socket.MSG_PEEK) else b"", b"")) + tab.recv(1000)
+    assert b"408" in answer and b"took more than 0 s to arrive; send it again" in answer
 
 
 def test_other_sites_cannot_call(client):
@@ -250,62 +281,143 @@ def test_the_command_serves_and_ctrl_c_ends_it(run_folder, tmp_path, more):
             assert process.wait(300) == 0 and process.stdout.read() == ""  # it waits for what is being compiled
 
 
-@pytest.mark.slow
-def test_a_person_in_a_browser(desk, door, tmp_path):
+@pytest.fixture
+def tab(door):
+    """The page in Chromium, with a microphone that is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[browser]'")
-    (tmp_path / "sound.wav").write_bytes(wav())
-    has_picture = lambda answer: any(isinstance(part, stream.Image) for part in answer)
-    seed = next(seed for seed in range(30) if has_picture(desk.model.generate(["draw <b>"], seed=seed, **HOW)))
+    here = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with playwright.sync_playwright() as start:
         try:
             browser = start.chromium.launch(
-                executable_path=shutil.which("chromium"),
-                args=["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"])
+                executable_path=here, args=["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"])
         except playwright.Error as error:
             pytest.skip(f"needs Chromium (playwright install chromium): {error}")
         tab = browser.new_context(permissions=["microphone"]).new_page()
-        asked, faults = [], []
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-        tab.on("pageerror", lambda error: faults.append(str(error)))
-        tab.goto(f"http://127.0.0.1:{door}")
         tab.set_default_timeout(120_000)
-        told = lambda number: tab.locator(".turn.model > .note:not(.waiting), .turn.model > .error").nth(number - 1).wait_for()
-        tab.click("summary")
-        tab.fill("[name=temperature]", "1.5")
-        tab.fill("[name=image_size]", "16x8")
-        tab.check("[value=audio]")
-        tab.fill("[name=seed]", str(seed))
-        tab.fill("#text", "draw <b>")
-        tab.press("#text", "Enter")
-        told(1)
-        assert tab.text_content(".turn.user") == "userdraw <b>" and tab.locator(".turn.model img.pixels").count() > 0
-        assert tab.evaluate("[...document.querySelectorAll('.turn.model img')].every(img => img.naturalWidth == 16 && img.naturalHeight == 8)")
-        # A dropped picture after what was typed before it, a chosen sound, a recording, and words.
-        tab.fill("#text", "look:")
-        tab.evaluate("""(png) => { const data = new DataTransfer();
-            data.items.add(new File([Uint8Array.from(atob(png), c => c.charCodeAt(0))], "red.png", { type: "image/png" }));
-            document.dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true })); }""", base64.b64encode(png()).decode())
-        tab.set_input_files("#files", tmp_path / "sound.wav")
-        tab.click("#record")
-        tab.wait_for_selector("#record.on")
-        time.sleep(0.4)
-        tab.click("#record")
-        tab.locator("#parts button").nth(3).wait_for()
-        tab.fill("#text", "and?")
-        tab.click("#send")
-        told(2)
-        assert tab.evaluate("[...document.querySelectorAll('.turn.user')].at(-1).innerText").startswith("user")
-        kinds = [type(part) for part in desk.chats[tab.evaluate("chat")].document[-20:] if isinstance(part, stream.Audio | stream.Image)]
-        assert stream.Audio in kinds and stream.Image in kinds
-        # A broken file, taking a part out, a new conversation.
-        tab.evaluate("add([new File(['no'], 'bad.png', { type: 'image/png' }), new File(['x'], 'gone.wav')])")
-        tab.click("#parts button:last-child")
-        tab.click("#send")
-        told(3)
-        assert "bad.png: must be a picture" in tab.text_content(".turn.model .error")
-        tab.screenshot(path=tmp_path / "page.png", full_page=True)
-        tab.click("#new")
-        assert tab.text_content("#talk") == ""
+        yield tab
         browser.close()
+
+
+def dropped(tab, data):
+    """Let go of what `data`, a line of JavaScript, puts into `data`."""
+    tab.evaluate(f"() => {{ const data = new DataTransfer(); {data}; "
+                 "document.dispatchEvent(new DragEvent('drop', {dataTransfer: data, cancelable: true})); }")
+
+
+def wait_for_answer(tab, number):
+    tab.locator(".turn.model").nth(number - 1).locator(".error, .note:text('tokens, ')").first.wait_for()
+
+
+@pytest.mark.slow
+def test_a_person_in_a_browser(desk, door, tab, tmp_path):
+    (tmp_path / "sound.wav").write_bytes(wav())
+    has_picture = lambda answer: any(isinstance(part, stream.Image) for part in answer)
+    seed = next(seed for seed in range(30) if has_picture(desk.model.generate(["draw <b>"], seed=seed, **HOW)))
+    asked, faults = [], []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.goto(f"http://127.0.0.1:{door}")
+    tab.click("summary")
+    tab.fill("[name=temperature]", "1.5")
+    tab.fill("[name=image_size]", "16x8")
+    tab.check("[value=audio]")
+    tab.fill("[name=seed]", str(seed))
+    tab.fill("#text", "draw <b>")
+    tab.press("#text", "Enter")
+    wait_for_answer(tab, 1)
+    assert tab.text_content(".turn.user") == "userdraw <b>" and tab.locator(".turn.model img.pixels").count() > 0
+    assert tab.evaluate("[...document.querySelectorAll('.turn.model img')].every(img => img.naturalWidth == 16 && img.naturalHeight == 8)")
+    # A dropped picture after what was typed before it, a chosen sound, a recording, and words.
+    tab.fill("#text", "look:")
+    dropped(tab, f"data.items.add(new File([Uint8Array.from(atob('{base64.b64encode(png()).decode()}'), c => c.charCodeAt(0))], "
+                 "'red.png', {type: 'image/png'}))")
+    tab.set_input_files("#files", tmp_path / "sound.wav")
+    tab.click("#record")
+    tab.wait_for_selector("#record.on")
+    time.sleep(0.4)
+    tab.click("#record")
+    tab.locator("#parts button").nth(3).wait_for()
+    tab.fill("#text", "and?")
+    tab.click("#send")
+    wait_for_answer(tab, 2)
+    assert tab.evaluate("[...document.querySelectorAll('.turn.user')].at(-1).innerText").startswith("user")
+    said = desk.chats[tab.evaluate("chat")].document
+    begin = max(place for place, part in enumerate(said) if isinstance(part, stream.Role) and part.name == "user")
+    kinds = [type(part) for part in said[begin + 1 : begin + 6]]
+    assert kinds == [stream.Text, stream.Image, stream.Audio, stream.Audio, stream.Text]
+    # A broken file, taking a part out, a new conversation.
+    tab.evaluate("add([new File(['no'], 'bad.png', { type: 'image/png' }), new File(['x'], 'gone.wav')])")
+    tab.click("#parts button:last-child")
+    tab.click("#send")
+    wait_for_answer(tab, 3)
+    assert "bad.png: must be a picture" in tab.text_content(".turn.model .error")
+    tab.screenshot(path=tmp_path / "page.png", full_page=True)
+    tab.click("#new")
+    assert tab.text_content("#talk") == ""
     assert all(url.startswith((f"http://127.0.0.1:{door}/", "data:", "blob:")) for url in asked) and not faults
+
+
+@pytest.mark.slow
+def test_every_refusal_is_a_sentence_and_loses_nothing(desk, door, tab, monkeypatch):
+    monkeypatch.setattr(web, "FORM_BYTES", web.MAX_REQUEST_BYTES - 1000)
+    monkeypatch.setattr(desk, "max_seconds", 0)
+    tab.goto(f"http://127.0.0.1:{door}")
+    refusals = tab.locator(".turn.model > .error")
+
+    def refused(sentence):
+        count = refusals.count()
+        tab.click("#send")
+        refusals.nth(count).wait_for()
+        assert sentence in refusals.nth(count).text_content()
+        tab.wait_for_function("!underWay")
+
+    # A text that is dragged here stands where one types.
+    tab.fill("#text", "draw ")
+    dropped(tab, "data.setData('text/plain', 'a red cat')")
+    assert tab.input_value("#text") == "draw a red cat"
+    # Too much, and what cannot be read: both stay, and can be taken out.
+    tab.evaluate("add([new File(['x'.repeat(1001)], 'large.wav')])")
+    refused("have 0.0 MB, but at most")
+    assert tab.locator("#parts button").all_text_contents() == ["draw a red cat ×", "large.wav ×"] and tab.locator(".turn.user").count() == 0
+    tab.evaluate("""parts = [parts[0], Object.assign(new File([], 'folder'), {slice: () => ({arrayBuffer: () => Promise.reject()})})]""")
+    refused("folder: cannot be read")
+    tab.evaluate("parts = Array(17).fill('a')")
+    refused("at most 16 parts, and these are 17")
+    # The program is busy, the server below it is, or nobody is there: what was asked comes back.
+    tab.evaluate("parts = ['draw a red cat']")
+    monkeypatch.setattr(desk_lib, "MAX_ASKED", 0)
+    refused("busy: 0 questions are waiting")
+    monkeypatch.undo()
+    monkeypatch.setattr(desk, "max_seconds", 0)
+    for answer, sentence in (({"status": 503, "body": "Service Unavailable"}, "too many connections"),
+                             ({"status": 500, "body": "Internal Server Error"}, "refused to answer (500"),
+                             ({"status": 200, "body": '{"text": "a"}\n'}, "the answer broke off")):
+        tab.evaluate("parts = ['draw a red cat']; showParts()")
+        tab.route("**/ask", lambda route: route.fulfill(**answer))
+        refused(sentence)
+        assert tab.evaluate("parts") == ([] if answer["status"] == 200 else ["draw a red cat"])
+        tab.unroute("**/ask")
+    tab.evaluate("parts = ['draw a red cat']")
+    tab.route("**/ask", lambda route: route.abort())
+    refused("cannot be reached")
+    tab.unroute("**/ask")
+    # And then it is answered; a conversation that the program has forgotten says so.
+    done = tab.locator(".turn.model > .note", has_text="tokens,")
+    tab.click("#send")
+    done.nth(0).wait_for()
+    assert tab.evaluate("turns") == 1
+    desk.chats.clear()
+    tab.wait_for_function("!underWay")
+    tab.fill("#text", "and another")
+    tab.click("#send")
+    done.nth(1).wait_for()
+    assert "what was said before is forgotten" in tab.text_content(".turn.model:last-child")
+    # A recording of nothing.
+    tab.evaluate("() => { MediaRecorder.prototype.start = function () {}; MediaRecorder.prototype.stop = function () { this.onstop(); }; }")
+    count = refusals.count()
+    tab.click("#record")
+    tab.wait_for_selector("#record.on")
+    tab.click("#record")
+    refusals.nth(count).wait_for()
+    assert "the recording cannot be read" in refusals.nth(count).text_content()

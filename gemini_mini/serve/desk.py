@@ -3,9 +3,9 @@
     web.py --Question--> [ line of at most MAX_ASKED ] --worker thread--> tell(event), ..., tell(None)
 
 Events are what the page is sent, a line of JSON each: {"waiting": 2} questions before this one,
-{"text": "..."} more words, {"part": 0, "picture": "data:..."} a picture so far (again with every row
-of codes, the last time whole), {"part": 1, "sound": "data:..."}, {"error": "a sentence"} and
-{"done": {"tokens": 72, "seconds": 1.3, "stopped": ""}}.
+{"note": "a sentence"} when something was forgotten, {"text": "..."} more words, {"part": 0, "picture":
+"data:..."} a picture so far (again with every row of codes, the last time whole), {"part": 1, "sound":
+"data:..."}, {"error": "a sentence"} and {"done": {"tokens": 72, "seconds": 1.3, "stopped": ""}}.
 Next: web.py.
 """
 
@@ -49,6 +49,7 @@ class Question(NamedTuple):
     parts: Sequence[str | Upload]
     options: dict
     chat: str
+    turns: int = 0  # answered before, as whoever asks remembers
 
 
 class Busy(errors.InputError):
@@ -118,7 +119,13 @@ class Desk:
                 why = "as asked"
             return bool(why)
 
-        answer = self._chat(question.chat).send(parts, on_tokens, **question.options)
+        chat = self._chat(question.chat)
+        if question.turns and not chat.turns:
+            tell({"note": f"what was said before is forgotten: the {MAX_CHATS} conversations used last are remembered, until the program ends"})
+        remembered = len(chat.turns)
+        answer = chat.send(parts, on_tokens, **question.options)
+        if lost := remembered + 1 - len(chat.turns):
+            tell({"note": f"the context is full: the oldest {lost} of {remembered} remembered turns {'is' if lost == 1 else 'are'} forgotten"})
         tell({"done": {"tokens": len(answer.tokens), "seconds": round(time.monotonic() - start, 2), "stopped": why}})
 
     def _chat(self, name: str) -> api.Chat:

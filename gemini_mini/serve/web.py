@@ -2,7 +2,7 @@
 
     GET  /      the page, its script and its style; nothing comes from elsewhere
     POST /ask   a form: "part" again and again, texts and files in their order; "chat", the name of a
-                conversation; options. The answer comes as lines of JSON, the events of desk.py
+                conversation; "turns", how many it has; options. The answer comes as lines of JSON, the events of desk.py
 
 Other sites that are open in the same browser may not call it: a foreign Host is refused (a name that
 was pointed at 127.0.0.1, "DNS rebinding"), and so is a foreign Origin. Closing the page closes the
@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import html
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -36,6 +37,7 @@ FOLDER = Path(__file__).parent / "page"
 HOSTS = ("127.0.0.1", "localhost")
 MAX_PARTS = 16
 MAX_REQUEST_BYTES = 16_000_000
+FORM_BYTES = 100_000  # of them, what a form needs beside the parts in it
 MAX_TEXT_BYTES = 64_000
 MAX_UPLOAD_S = 60.0  # for a request to arrive
 OFFERED = ("temperature", "top_p", "guidance", "seed", "image_size")  # options of the page, beside modalities
@@ -47,7 +49,7 @@ def make_app(desk: desk_lib.Desk) -> Starlette:
     """The page of a desk."""
 
     async def index(_: Request) -> Response:
-        values = {"NAME": desk.model.run.folder.resolve().name, "MAX_BYTES": MAX_REQUEST_BYTES, "MAX_PARTS": MAX_PARTS,
+        values = {"NAME": desk.model.run.folder.resolve().name, "MAX_BYTES": MAX_REQUEST_BYTES - FORM_BYTES, "MAX_PARTS": MAX_PARTS,
                   "SUFFIXES": ",".join(sorted(prompt.PICTURES | prompt.SOUNDS | prompt.CLIPS))}
         source = (FOLDER / "index.html").read_text()
         for name, value in values.items():
@@ -101,14 +103,14 @@ async def read_question(request: Request) -> desk_lib.Question:
                 max_files=MAX_PARTS, max_fields=2 * MAX_PARTS, max_part_size=MAX_TEXT_BYTES) as form:
             given = [part if isinstance(part, str) else desk_lib.Upload(part.filename or "file", await part.read())
                      for part in form.getlist("part")]
-            options, chat = read_options(form), str(form.get("chat", ""))[:64]
+            options, chat, turns = read_options(form), str(form.get("chat", ""))[:64], str(form.get("turns", ""))
     except TimeoutError:
         raise HTTPException(408, f"request: took more than {MAX_UPLOAD_S:.0f} s to arrive; send it again") from None
     parts = [part for part in given if not isinstance(part, str) or part.strip()]
     if not 1 <= len(parts) <= MAX_PARTS:
         raise errors.InputError(f"question: must have 1 to {MAX_PARTS} parts, got {len(parts)}; "
                                 "type something, or add a picture or a sound")
-    return desk_lib.Question(parts, options, chat)
+    return desk_lib.Question(parts, options, chat, int(turns) if re.fullmatch("[0-9]{1,9}", turns) else 0)
 
 
 def read_options(form: FormData) -> dict:

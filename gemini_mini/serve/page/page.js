@@ -7,6 +7,7 @@ const maxBytes = Number(form.dataset.maxBytes), maxParts = Number(form.dataset.m
 
 let parts = []; // texts and files, in their order; what is being typed comes after them
 let chat = crypto.randomUUID();
+let turns = 0; // answers the model is asked to remember
 let underWay = null; // the AbortController of the answer that is being written
 let recorder = null;
 
@@ -63,32 +64,74 @@ function add(files) {
 
 async function ask() {
   takeText();
+  showParts();
   if (!parts.length) return;
+  underWay = new AbortController();
+  const refusal = await whyNot();
+  if (refusal) {
+    underWay = null;
+    return complain(refusal);
+  }
   const data = new FormData(), options = new FormData(form);
   if (!options.get("seed")) options.set("seed", Math.floor(Math.random() * 2 ** 32));
   for (const [name, value] of options) data.append(name, value);
   for (const part of parts) data.append("part", part);
   data.append("chat", chat);
-  const size = parts.reduce((sum, part) => sum + (part.size || part.length), 0);
+  data.append("turns", turns);
   turn("user").append(...parts.map(show));
-  const box = turn("model");
-  const answer = new Answer(box, options.get("seed"));
+  const answer = new Answer(turn("model"), options.get("seed"));
+  const asked = parts;
   parts = [];
   showParts();
-  underWay = new AbortController();
   send.textContent = "Stop";
+  let isTaken = false;
   try {
-    if (size > maxBytes) throw new Error(`these files have ${(size / 1e6).toFixed(1)} MB, but at most ${maxBytes / 1e6} MB are taken`);
-    if (data.getAll("part").length > maxParts) throw new Error(`a question has at most ${maxParts} parts`);
     const response = await fetch("ask", { method: "POST", body: data, signal: underWay.signal });
-    if (!response.ok) throw new Error((await response.json()).error);
+    if (!response.ok) throw new Error(await sentence(response));
+    isTaken = true;
     for await (const event of lines(response)) answer.tell(event);
+    if (!answer.isEnded) throw new Error("the answer broke off; is the program still running?");
   } catch (error) {
     if (error.name === "AbortError") answer.note("stopped");
     else answer.tell({ error: error instanceof TypeError ? "the program that answers cannot be reached; is it running?" : error.message });
+    if (!isTaken) { // nobody has read it: it is there to be sent again
+      parts = [...asked, ...parts];
+      showParts();
+    }
   }
+  if (answer.box.isConnected) turns += answer.isRemembered;
   underWay = null;
   send.textContent = "Send";
+}
+
+// What the program would refuse, said before anything is sent.
+async function whyNot() {
+  if (parts.length > maxParts) return `a question has at most ${maxParts} parts, and these are ${parts.length}; take some out`;
+  const size = new Blob(parts).size;
+  if (size > maxBytes) return `these parts have ${(size / 1e6).toFixed(1)} MB, but at most ${maxBytes / 1e6} MB are taken; take some out`;
+  for (const part of parts) {
+    if (typeof part === "string") continue;
+    try {
+      await part.slice(0, 1).arrayBuffer();
+    } catch {
+      return `${part.name}: cannot be read; is it a folder, or gone? Take it out`;
+    }
+  }
+}
+
+// Not every refusal comes from our program: the server below it has words of its own.
+async function sentence(response) {
+  try {
+    return (await response.json()).error;
+  } catch {
+    return response.status === 503 ? "the program has too many connections; close other tabs, or ask again in a moment"
+      : `the program refused to answer (${response.status} ${response.statusText}); the terminal may show why`;
+  }
+}
+
+function complain(words) {
+  turn("model").append(make("div", "error", words));
+  window.scrollTo(0, document.body.scrollHeight);
 }
 
 async function* lines(response) {
@@ -107,6 +150,7 @@ class Answer {
     this.box = box;
     this.seed = seed;
     this.shown = []; // pictures and sounds, by their number
+    this.isEnded = this.isRemembered = false;
     this.waiting = this.note("…");
     this.waiting.className += " waiting";
   }
@@ -117,8 +161,11 @@ class Answer {
     if ("text" in event) this.say(event.text);
     if ("picture" in event) this.picture(event);
     if ("sound" in event) this.sound(event);
+    if ("note" in event) this.note(event.note);
     if ("error" in event) this.box.append(make("div", "error", event.error));
+    this.isEnded ||= "error" in event || "done" in event;
     if ("done" in event) {
+      this.isRemembered = true;
       const { tokens, seconds, stopped } = event.done;
       this.note(`${tokens} tokens, ${seconds} s, seed ${this.seed}${stopped && `; stopped ${stopped}`}`);
     }
@@ -162,7 +209,7 @@ async function startOrEndRecording() {
   try {
     microphone = await navigator.mediaDevices.getUserMedia({ audio: true });
   } catch (error) {
-    return turn("model").append(make("div", "error", `no microphone can be used (${error.message}); drop a sound instead`));
+    return complain(`no microphone can be used (${error.message}); drop a sound instead`);
   }
   const chunks = [];
   recorder = new MediaRecorder(microphone);
@@ -172,7 +219,11 @@ async function startOrEndRecording() {
     recorder = null;
     record.className = "";
     record.textContent = "Record";
-    add([await wav(new Blob(chunks))]);
+    try {
+      add([await wav(new Blob(chunks))]);
+    } catch (error) {
+      complain(`the recording cannot be read (${error.message}); record for longer`);
+    }
   };
   recorder.start();
   record.className = "on";
@@ -213,9 +264,16 @@ record.onclick = startOrEndRecording;
 at("new").onclick = () => {
   underWay?.abort();
   chat = crypto.randomUUID();
+  turns = 0;
   at("talk").replaceChildren();
   text.focus();
 };
 document.ondragover = (event) => { event.preventDefault(); form.className = "drop"; };
 document.ondragleave = () => { form.className = ""; };
-document.ondrop = (event) => { event.preventDefault(); form.className = ""; add(event.dataTransfer.files); };
+document.ondrop = (event) => {
+  event.preventDefault();
+  form.className = "";
+  if (event.dataTransfer.files.length) return add(event.dataTransfer.files);
+  text.setRangeText(event.dataTransfer.getData("text/plain"), text.selectionStart, text.selectionEnd, "end");
+  text.focus();
+};
