@@ -1,11 +1,38 @@
 """How long a person waits for the first token: python -m benchmarks.first_token RUN [PART ...]
 
-Three processes one after another: nothing kept of earlier ones, then twice with the compiled programs of the first.
+First the command itself, `python sample.py RUN PART ...`, from the start of its process to the first letter that it
+says: three times with nothing kept of earlier runs, and three times with the compiled programs of one before. A picture is
+shown when it is whole, so the answer is to be text. Then where the time goes: three processes one after another, nothing
+kept of earlier ones, then twice with the compiled programs of the first.
 """
 
+import os
+import statistics
+import subprocess
 import sys
+import tempfile
+import time
+from pathlib import Path
 
 from benchmarks import stages
+
+NUM_TIMES = 3
+SAMPLE = Path(__file__).parents[1] / "sample.py"
+
+
+def waited(run: str, parts: list[str], cache: str) -> float:
+    """Seconds until sample.py says anything; it is stopped then."""
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache, "PYTHONUNBUFFERED": "1"}
+    with tempfile.TemporaryDirectory() as out:
+        start = time.monotonic()
+        command = [sys.executable, str(SAMPLE), run, *parts, "--out", str(Path(out, "answer")), "--modalities", "text"]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+            said = process.stdout.read(1)
+            seconds = time.monotonic() - start
+            process.terminate()
+    if not said:
+        raise SystemExit("sample.py said nothing; its errors stand above")
+    return seconds
 
 
 def timed(run: str, parts: list[str]) -> None:
@@ -24,7 +51,16 @@ def timed(run: str, parts: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    run, *parts = sys.argv[1:]
+    parts = parts or ["Draw: red heart"]
     if stages.IS_TIMED:
-        timed(sys.argv[1], sys.argv[2:] or ["Draw: red heart"])
+        timed(run, parts)
     else:
-        stages.in_processes("benchmarks.first_token", ("cold", "cached", "cached again"), sys.argv[1:])
+        with tempfile.TemporaryDirectory() as kept:
+            cold = [waited(run, parts, empty) for empty in (tempfile.mkdtemp(dir=kept) for _ in range(NUM_TIMES))]
+            waited(run, parts, kept)
+            warm = [waited(run, parts, kept) for _ in range(NUM_TIMES)]
+        for name, seconds in (("cold", cold), ("warm", warm)):
+            print(f"sample.py to its first token, {name}: median {statistics.median(seconds):.2f} s of "
+                  + ", ".join(f"{each:.2f}" for each in seconds), flush=True)
+        stages.in_processes("benchmarks.first_token", ("cold", "cached", "cached again"), [run, *parts])
