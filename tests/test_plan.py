@@ -203,6 +203,14 @@ def test_a_refusal_proposes_the_first_mesh_that_compiles_and_then_fewer_rows(nee
     assert command._proposal(experiment, jax.devices()).startswith(proposed)
 
 
+def test_what_was_refused_is_not_tried_again_but_with_fewer_rows():
+    tried = list(command._candidates(8, (0, 8, 1, 1), 8))
+    assert ((1, 8, 1, 1), 8) not in tried and tried[0] == ((1, 4, 1, 2), 8)
+    assert not {((1, 8, 1, 1), 4)} & set(tried), "4 rows are too few for 8"
+    assert ((1, 4, 1, 2), 4) in tried
+    assert ((1, 4, 1, 1), 4) in list(command._candidates(8, (0, 4, 1, 1), 4))
+
+
 def test_rows_that_a_mesh_cannot_cut_are_refused():
     experiment = compiler.unread(config.load(str(ROOT / "configs/nano1.py"), [*SMALL, "task.batch_rows=6"]))
     with pytest.raises(errors.InputError, match="6 rows of 512 ids must divide by 4 and 2"):

@@ -64,10 +64,11 @@ def _proposal(experiment: config.Experiment, devices: list) -> str:
 
 def _candidates(rows: int, now: tuple[int, ...], chips: int) -> Iterator[tuple[tuple[int, int, int, int], int]]:
     """All chips store weights; the more of them share a row, the less of it each holds. Then fewer rows."""
+    refused = now[1:], rows  # a data of 0 takes what is left
     while rows:
         for context in (2**n for n in range(chips.bit_length())):
             mesh = (1, chips // context, 1, context)
-            if chips % context == 0 and rows % mesh[1] == 0 and mesh != now:
+            if chips % context == 0 and rows % mesh[1] == 0 and (mesh[1:], rows) != refused:
                 yield mesh, rows
         rows //= 2
 
