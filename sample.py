@@ -26,8 +26,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from gemini_mini import api, errors, parallel, talk
-from gemini_mini.decode import options as options_lib, prompt, terminal
+from gemini_mini import memory
+
+if __name__ == "__main__":
+    memory.keep()  # before what takes a second to import: it starts the program again
+
+from gemini_mini import api, errors, parallel, talk  # noqa: E402
+from gemini_mini.decode import options as options_lib, prompt, terminal  # noqa: E402
 
 
 def changes(text: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ import socket
 from pathlib import Path
 from types import FrameType
 
-from gemini_mini import api, errors
+from gemini_mini import api, errors, memory
 
 try:
     import uvicorn
@@ -62,4 +62,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    memory.keep()
     errors.run(main)
