@@ -99,7 +99,7 @@ ffi::Error Narrow(ffi::ThreadPool pool, ffi::Buffer<ffi::BF16> x, ffi::Buffer<ff
 }
 
 #ifdef __AVX512F__
-constexpr int kLanes = 16, kRows = 4, kCols = 4;  // of a vector; rows and columns whose sums of vectors fit the registers
+constexpr int kLanes = 16, kRows = 8, kCols = 3;  // of a vector; rows and columns whose sums of vectors fit the registers
 #else
 constexpr int kLanes = 8, kRows = 2, kCols = 4;
 #endif
@@ -115,6 +115,19 @@ inline Floats widened(const int8_t* codes) {
   Floats wide;
   for (int i = 0; i < kLanes; ++i) wide[i] = codes[i];
   return wide;
+#endif
+}
+
+// In halves: one number after another takes as long as the products of a narrow matrix.
+inline float total(Floats sums) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)sums);
+#else
+  float parts[kLanes];
+  std::memcpy(parts, &sums, sizeof parts);
+  for (int half = kLanes / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
+  return parts[0];
 #endif
 }
 
@@ -135,11 +148,7 @@ inline void block(const float* x, const int8_t* codes, const float* scale, float
     }
   }
   for (int r = 0; r < R; ++r)
-    for (int c = 0; c < C; ++c) {
-      float sum = 0;
-      for (int i = 0; i < kLanes; ++i) sum += sums[r][c][i];
-      y[int64_t{r} * cols + c] = sum * scale[c];
-    }
+    for (int c = 0; c < C; ++c) y[int64_t{r} * cols + c] = total(sums[r][c]) * scale[c];
 }
 
 template <int C>
