@@ -105,7 +105,7 @@ def test_rows_that_cannot_be_cut_are_refused():
 
 def train(shape, steps: int = 3, kind: str = "adamw", num_devices: int = 8) -> dict:
     """Losses of a few steps on one batch, on a mesh over all processes, and the rows this one read."""
-    devices, read = parallel.mesh(shape, jax.devices()[:num_devices]), []
+    devices, read = parallel.mesh(tuple(shape), jax.devices()[:num_devices]), []
     module = decoder.Decoder(CONFIG, nnx.Rngs(0))
     optimizer = optim.make(optim.OptimConfig(kind, warmup=0.0, decay=0.0), nn.axes(module), steps)
     host = step_lib.init(module, optimizer)
