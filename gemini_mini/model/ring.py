@@ -29,7 +29,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from gemini_mini import parallel
 
 RESIDUALS = "attention"  # names what a rematerialised block keeps of its attention
-BLOCK = 512  # queries and keys of a block of `Blockwise`
+BLOCK = 256  # queries and keys of a block of `Blockwise`
 
 
 class Queries(NamedTuple):
