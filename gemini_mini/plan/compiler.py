@@ -44,7 +44,7 @@ class DoesNotFit(Exception):
     """The compiler's refusal: memory needed and there a chip, as it prints them, and the step's largest arrays."""
 
     def __init__(self, message: str, arrays: list[tuple[int, str]]):
-        found = re.search(r"\(([\d.]+\w)\) exceeds[^(]*\(([\d.]+\w)\)", message) or re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", message)
+        found = re.search(r"\(([\d.]+\w)\) exceeds[^(]*\(([\d.]+\w)\)", message)
         self.needed, self.there = found.groups() if found else ("more", "what is there")
         self.arrays = arrays
         super().__init__(message)
