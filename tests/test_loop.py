@@ -32,9 +32,13 @@ class Line(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class FitLine:
-    """Fits a linear map to rows of a staged mixture; is told to stop at `signal_at`; `poison`: step -> factor of its batch."""
+    """Fits a linear map to rows of a staged mixture; is told to stop at `signal_at`; `poison`: step -> factor of its batch.
+
+    `pause_s`: a step takes at least that long.
+    """
 
     signal_at: int = -1
+    pause_s: float = 0.0
     number: int = signal.SIGTERM
     data: str = "one"
     poison: tuple[tuple[int, float], ...] = ()
@@ -58,6 +62,7 @@ class FitLine:
         rows = mixture.Mixture(STAGES, {"a": 40, "b": 30}, steps * 16, seed)
 
         def batch(step):
+            time.sleep(self.pause_s)
             if step == self.signal_at:
                 os.kill(os.getpid(), self.number)
             places = [rows.row(n) for n in range(16 * step, 16 * step + 16)]

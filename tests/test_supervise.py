@@ -269,7 +269,8 @@ def test_a_process_that_hangs_is_ended_by_the_watchdog(undisturbed):
 
 @pytest.mark.slow
 def test_told_to_stop_all_processes_save_the_same_step(undisturbed):
-    job = Job(undisturbed.parent / "stopped")
+    slow = "task.pause_s=0.25"  # the processes need some seconds to agree on a step: the run must last longer
+    job = Job(undisturbed.parent / "stopped", slow)
     job.wait_for(12)
     job.process.send_signal(signal.SIGTERM)
     told = time.monotonic()
@@ -277,6 +278,6 @@ def test_told_to_stop_all_processes_save_the_same_step(undisturbed):
     assert time.monotonic() - told < GRACE_S
     assert code == 128 + signal.SIGTERM and "stopped after step" in said, said
     assert len(checkpoint.steps(job.folder / "checkpoints")) >= 1
-    code, said = Job(job.folder).end()
+    code, said = Job(job.folder, slow).end()
     assert code == 0, said
     assert_same(undisturbed, job.folder)
