@@ -46,12 +46,10 @@ def plain_blas(tmp_path_factory):
 def products(request, plain_blas, monkeypatch):
     """Products by each library that is here, from now to the end of the test."""
     monkeypatch.setattr(matmul, "_library", "mkl")
-    if request.param == "mkl":
-        try:
-            matmul.use("mkl")
-        except errors.InputError as error:
-            pytest.skip(str(error))
-    matmul.open_blas(plain_blas if request.param == "plain" else matmul.find_mkl())
+    try:
+        matmul.open_blas(plain_blas if request.param == "plain" else matmul.find_mkl())
+    except errors.InputError as error:
+        pytest.skip(str(error))
     yield
     monkeypatch.undo()
     jax.clear_caches()
@@ -146,7 +144,7 @@ def test_what_8_bits_cannot_multiply_is_refused():
 
 def test_what_is_missing_is_named(monkeypatch, tmp_path):
     refused = lambda: pytest.raises(errors.InputError, match="run.products=mkl: needs")
-    monkeypatch.setattr(matmul, "UNITS", ("none such",))
+    monkeypatch.setattr(matmul, "MATRIX_UNITS", "none such")
     matmul._load.cache_clear()
     with refused() as error:
         matmul.use("mkl")
