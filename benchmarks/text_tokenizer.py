@@ -48,7 +48,7 @@ def main() -> None:
     ours = text.train(sample, args.pieces)
     compare(world, ours, text.train(english_sample(world, shares), args.pieces))
     sizes(world, shares, sample, args.codes)
-    speed(ours, [document for _, document in [*world.prose, *world.code]])
+    speed(ours, [passage.text for passage in [*world.prose, *world.code]])
 
 
 def english_sample(world: emoji_world.World, shares: dict[str, float]) -> list[str]:

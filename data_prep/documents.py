@@ -66,7 +66,7 @@ def valid(world: World, names: Iterable[str]) -> dict[str, list[Document]]:
     Those of the split "valid_compose" are called "draw_compose", and so on.
     """
     written = {"prose": world.prose, "code": world.code}
-    found = {name: [[Text(text)] for split, text in written[name] if split == "valid"] for name in names if name in written}
+    found = {name: [[Text(text)] for split, text, _ in written[name] if split == "valid"] for name in names if name in written}
     found |= {name + split.removeprefix("valid"): [example.prompt + example.answer for example in examples(world, name, split)]
               for name in names if name in TASKS for split in splits.VALID_SPLITS}
     return {name: docs for name, docs in found.items() if docs}

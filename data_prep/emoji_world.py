@@ -112,23 +112,27 @@ class World(NamedTuple):
     shots: list[video.Shot]
     frames: UInt8[np.ndarray, "shots frames size size 3"]
     digits: digits.Digits
-    prose: list[tuple[str, str]]                       # (split, document)
-    code: list[tuple[str, str]]
+    prose: list[text.Passage]
+    code: list[text.Passage]
     half: Literal["both", "dev", "assurance"] = "both"  # of the test splits, that can be asked about
 
     def only(self, half: Literal["dev", "assurance"]) -> "World":
         """This world without the other half of its test splits: what stands there is of no split that is asked.
 
-        A thing is in one half under all its names, voices and motions.
+        A thing is in one half under all its names, voices and motions, a document with all its passages.
         """
-        def of(item: int, split: str) -> str:
-            return "hidden" if split.startswith("test") and splits.half(self.items[item].chars) != half else split
+        def of(name: str, split: str) -> str:
+            return "hidden" if split.startswith("test") and splits.half(name) != half else split
 
-        items = [item._replace(split=of(i, item.split), name_splits={lang: of(i, split) for lang, split in item.name_splits.items()})
-                 for i, item in enumerate(self.items)]
-        return self._replace(half=half, items=items, digits=self.digits.only(half),
-                             clips=[clip._replace(split=of(clip.item, clip.split)) for clip in self.clips],
-                             shots=[shot._replace(split=of(shot.item, shot.split)) for shot in self.shots])
+        chars = [item.chars for item in self.items]
+        items = [item._replace(split=of(item.chars, item.split),
+                               name_splits={lang: of(item.chars, split) for lang, split in item.name_splits.items()})
+                 for item in self.items]
+        prose, code = ([passage._replace(split=of(passage.document, passage.split)) for passage in written]
+                       for written in (self.prose, self.code))
+        return self._replace(half=half, items=items, digits=self.digits.only(half), prose=prose, code=code,
+                             clips=[clip._replace(split=of(chars[clip.item], clip.split)) for clip in self.clips],
+                             shots=[shot._replace(split=of(chars[shot.item], shot.split)) for shot in self.shots])
 
     def shows(self, key: str) -> bool:
         """Whether what is made by rule and has this name can be asked about, if it is of a test split."""
@@ -196,7 +200,7 @@ def build(config: WorldConfig, folder: str | Path) -> bool:
 
 
 def load(folder: str | Path) -> World:
-    """Open a built world. Raises: InputError when the folder holds none."""
+    """Open a built world. Raises: InputError when the folder holds none, or one without a test split of prose and code."""
     folder = Path(folder)
     if not (folder / "built.json").is_file():
         raise errors.InputError(f"{folder}: holds no finished world; "
@@ -220,8 +224,7 @@ def load(folder: str | Path) -> World:
         frames=_map(folder / "video" / "frames.npy"),
         digits=digits.Digits(_map(folder / "digits" / "pictures.npy"),
                              np.load(folder / "digits" / "labels.npy")),
-        prose=[tuple(pair) for pair in files.read_json(folder / "text" / "prose.json")],
-        code=[tuple(pair) for pair in files.read_json(folder / "text" / "code.json")],
+        prose=_passages(folder / "text" / "prose.json"), code=_passages(folder / "text" / "code.json"),
     )
 
 
@@ -380,6 +383,14 @@ def _content(folder: Path) -> list[Path]:
 
 def _shard_folders(path: Path) -> list[Path]:
     return sorted(shard for shard in path.iterdir() if shard.name.isdigit())
+
+
+def _passages(path: Path) -> list[text.Passage]:
+    found = files.read_json(path)
+    if found and len(found[0]) != len(text.Passage._fields):
+        raise errors.InputError(f"{path}: must say {', '.join(text.Passage._fields)} of each passage, got {len(found[0])} values; the world is older "
+                                "than the test split of prose and code, which its models have read: build the world again, and train on it")
+    return [text.Passage(*values) for values in found]
 
 
 def _map(path: Path) -> np.ndarray:

@@ -82,7 +82,7 @@ def show_pairs(world: World, problem: Pairs) -> list[tuple[Document, Document]]:
 
 def _prose(world: World, start: int, chars: int) -> str:
     """So many characters of training prose, from the so-manieth document on, around its end."""
-    texts = [text for split, text in world.prose if split == "train"]
+    texts = [text for split, text, _ in world.prose if split == "train"]
     found, length = [], 0
     while length < chars:
         found.append(texts[start % len(texts)])

@@ -9,6 +9,7 @@ Neither a package upgrade nor the size of the world moves an item from one side 
     test_lang    the picture is in train, its name in this language is not
     test_speaker_language  the name, the voice and the language are in train, never together
     test_motion  the object and the motion are in train, never together
+    test         handwritten digits, questions made by rule, documents of prose and code (text.py)
     valid, valid_compose, valid_speaker_language, valid_motion
                  others of the same kinds, to tune on: no choice needs a test split
 

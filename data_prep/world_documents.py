@@ -205,11 +205,11 @@ def one_shot(world: World, rng: np.random.Generator) -> Iterator[Document]:
 
 
 def prose(world: World, rng: np.random.Generator) -> Iterator[Document]:
-    yield from ([Text(document)] for split, document in world.prose if split == "train")
+    yield from ([Text(text)] for split, text, _ in world.prose if split == "train")
 
 
 def code(world: World, rng: np.random.Generator) -> Iterator[Document]:
-    yield from ([Text(document)] for split, document in world.code if split == "train")
+    yield from ([Text(text)] for split, text, _ in world.code if split == "train")
 
 
 def long_text(world: World, rng: np.random.Generator) -> Iterator[Document]:
@@ -221,7 +221,7 @@ def pages(world: World, split: str) -> list[str]:
     """Code and prose of one split, the pieces of each joined in their order, up to LONG_CHARS each."""
     texts, text = [], ""
     for source in (world.code, world.prose):
-        for piece in (piece for of, piece in source if of == split):
+        for piece in (piece for of, piece, _ in source if of == split):
             if len(text) + len(piece) > LONG_CHARS:
                 texts.append(text)
                 text = ""

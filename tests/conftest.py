@@ -23,6 +23,7 @@ from flax import nnx  # noqa: E402
 
 import gemini_mini  # noqa: E402
 from data_prep import digits, emoji_world, video  # noqa: E402
+from data_prep import text as text_lib  # noqa: E402
 from gemini_mini import config, files, nn, run  # noqa: E402
 from gemini_mini.model import decoder  # noqa: E402
 from gemini_mini.tokenizers import audio, bundle, image, text  # noqa: E402
@@ -69,8 +70,9 @@ def small_world() -> emoji_world.World:
         fingerprint="test", items=items, pictures=rng.integers(0, 256, (10, 32, 32, 3)).astype(np.uint8), clips=clips,
         starts=np.concatenate([[0], stops[:-1]]), stops=stops, shards=[rng.integers(-9000, 9000, stops[-1]).astype(np.int16)],
         shots=shots, frames=rng.integers(0, 256, (10, 2, 16, 16, 3)).astype(np.uint8), digits=digits.none(16),
-        prose=[("train", f"Sentence {n} of the book." * 9) for n in range(20)] + [("valid", "Never seen.")],
-        code=[("train", f"x = {n}") for n in range(3)])
+        prose=[text_lib.Passage("train", f"Sentence {n} of the book." * 9, "book") for n in range(20)]
+              + [text_lib.Passage(split, f"Never seen in {split}.", split) for split in ("valid", "test")],
+        code=[text_lib.Passage("train", f"x = {n}", "x") for n in range(3)])
 
 
 @pytest.fixture(scope="session")

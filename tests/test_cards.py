@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from data_prep import documents, emoji_world
+from data_prep import text as text_lib
 from gemini_mini import errors, files, run, stream
 from gemini_mini.cards import audio as audio_card
 from gemini_mini.cards import card, sheet
@@ -77,13 +78,13 @@ def test_a_lossy_tokenizer_is_found_out(tokenizer, monkeypatch):
 
 
 def test_pieces_per_byte_of_a_mixture_weighs_its_sources(world, tokenizer):
-    world = world._replace(prose=[*world.prose, ("valid", "These words were held out.")])
+    world = world._replace(prose=[*world.prose, text_lib.Passage("valid", "These words were held out.", "a book")])
     mixed = text_pieces.mix(world, SHARES)
     by_hand = {}
     for name in SHARES:
         examples = documents.examples(world, name, "valid") if name in documents.TASKS else []
         texts = [p.text for e in examples for p in [*e.prompt, *e.answer] if isinstance(p, stream.Text)]
-        texts += [d for split, d in getattr(world, name, []) if split == "valid"]
+        texts += [d for split, d, _ in getattr(world, name, []) if split == "valid"]
         if texts:
             by_hand[name] = sum(len(tokenizer.encode(t)) for t in texts) / sum(len(t.encode()) for t in texts)
     assert set(mixed.shares) == set(by_hand) and len(by_hand) >= 3 and sum(mixed.shares.values()) == pytest.approx(1)

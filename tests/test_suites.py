@@ -1,12 +1,14 @@
 """Laws of the suites that are made by rule: a model that knows everything is right everywhere, and doubt pays."""
 
+import dataclasses
+import itertools
 import re
 import sys
 
 import numpy as np
 import pytest
 
-from data_prep import documents, invented, questions, reasoning
+from data_prep import documents, invented, questions, reasoning, splits, text
 from gemini_mini import errors, files, stream
 from gemini_mini.evals import __main__ as command
 from gemini_mini.evals import album, chart, suite, task
@@ -102,12 +104,39 @@ def test_surprise_falls_with_position(small_world):
 
 def test_the_true_continuation_is_chosen_where_it_is_the_likeliest(small_world):
     """Texts of one letter each, but for one: its continuation is of other letters, and no wrong one is likelier."""
-    texts = [("valid", letter * 300) for letter in "abcdefgh"] + [("valid", "i" * 150 + "j" * 150), ("train", "k" * 300)]
+    written = [*(letter * 300 for letter in "abcdefgh"), "i" * 150 + "j" * 150]
+    texts = [text.Passage("test", held, "a") for held in written] + [text.Passage(split, "k" * 300, split) for split in ("train", "valid")]
     cells = run(small_world._replace(prose=texts), Known(None), "continuation")["splits"]
-    assert set(cells) == {"prose"} and cells["prose"]["n"] == 9 and cells["prose"]["chance"] == 0.25
-    wrong = [e for e in cells["prose"]["examples"] if not e["is_right"]]
+    assert set(cells) == {"test: prose"}
+    (cell,) = cells.values()
+    assert cell["n"] == 9 and cell["chance"] == 0.25 and cell["baseline"] < 1
+    wrong = [e for e in cell["examples"] if not e["is_right"]]
     assert len(wrong) <= 1 and all(e["prompt"][0]["text"] == "i" * 150 for e in wrong)
-    assert cells["prose"]["baseline"] < 1
+
+
+@pytest.mark.parametrize("name", ["text", "continuation", "position"])
+def test_text_is_foreseen_of_the_split_that_is_asked_alone(small_world, name):
+    """Every text says in its words of which split and half it is; every question that is asked of the model is kept."""
+    halves = {half: next(f"book {n}" for n in range(99) if splits.half(f"book {n}") == half) for half in ("dev", "assurance")}
+    texts = [text.Passage(split, f"{split} {half} {n} " * 20, document) for split in ("train", "valid", "test")
+             for half, document in halves.items() for n in range(6)]
+    items = [item._replace(names={"en": "a", "es": f"{of} nombre"}, name_splits={"en": "train", "es": of})
+             for item, of in zip(small_world.items, ("train", "valid", "valid_compose", "test_lang", "test_concept"))]
+    config = dataclasses.replace(small_world.config, languages=("en", "es"))
+    world = small_world._replace(prose=texts, code=texts, items=[*items, *small_world.items[len(items):]], config=config)
+    for is_valid_only, half in itertools.product((False, True), halves):
+        seen, split = [], "valid" if is_valid_only else "test"
+        model = Known(None)
+        model.bits = lambda texts: seen.extend(texts) or (1.0, 1)
+        model.nats = lambda texts, window: seen.extend(texts) or Known.nats(model, texts, window)
+        model.scores = lambda *documents: seen.extend(d[0].text for each in documents for d in each) or [0.0] * len(documents[0])
+        cells = run(world.only(half), model, name, is_valid_only=is_valid_only)["splits"]
+        assert cells and all(column.startswith(f"{split}: ") for column in cells)
+        said = " ".join(seen)
+        others = {"train", "valid", "test"} - {split}
+        assert split in said and not any(re.search(rf"\b{other}(_\w+)? (dev|assurance|nombre)", said) for other in others)
+        if not is_valid_only:
+            assert half in said and {"dev": "assurance", "assurance": "dev"}[half] not in said
 
 
 def test_a_vote_is_believed_where_enough_agree(small_world):

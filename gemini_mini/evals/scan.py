@@ -166,10 +166,11 @@ def _of(
 def held_texts(world: emoji_world.World, trained: Trained) -> dict[str, Found]:
     """Prose and code that is held out to be foreseen."""
     found = {}
-    for name, written in (("prose", world.prose), ("code", world.code)):
-        texts = [text for split, text in written if split == "valid"]
-        shared = sum(any(gram in trained.ngrams for gram in _ngrams(text)) for text in texts)
-        found[name] = Found(len(texts), 0, 0, shared, 0)
+    for split in ("valid", "test"):
+        for name, written in (("prose", world.prose), ("code", world.code)):
+            texts = [text for of, text, _ in written if of == split]
+            shared = sum(any(gram in trained.ngrams for gram in _ngrams(text)) for text in texts)
+            found[f"{split}: {name}"] = Found(len(texts), 0, 0, shared, 0)
     return found
 
 

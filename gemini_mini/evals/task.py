@@ -65,6 +65,11 @@ class Settings:
         """Whether the examples of a split may be looked at."""
         return not (self.is_valid_only and split.startswith("test"))
 
+    @property
+    def held_out(self) -> str:
+        """The split of a measure that asks one alone."""
+        return "valid" if self.is_valid_only else "test"
+
 
 class Exam(NamedTuple):
     """Who is asked about what, and where its answers are kept."""

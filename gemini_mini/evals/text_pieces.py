@@ -24,7 +24,7 @@ def held_out(world: emoji_world.World) -> dict[str, list[str]]:
     found = {lang: [item.names[lang] for item in world.items if item.name_splits.get(lang) == "valid"]
              for lang in pictures.LANGUAGES}
     for name, source in (("prose", world.prose), ("code", world.code)):
-        found[name] = [document for split, document in source if split == "valid"]
+        found[name] = [text for split, text, _ in source if split == "valid"]
     return {name: texts for name, texts in found.items() if texts}
 
 

@@ -17,7 +17,7 @@ NEAREST_ASKED = "the answer to the same question about the nearest other trainin
 
 def _by_size(name: str, exam: task.Exam) -> dict:
     """One kind of question at every size, over the test split, or over valid where that is not to be seen."""
-    split = "test" if exam.settings.allows("test") else "valid"
+    split = exam.settings.held_out
     splits, found = {}, {}
     for codes in drawn.CODES:
         found = task.Task(f"{name}_{codes}", "", judges.is_same_text, baselines.one_in_answers_to_it, baselines.nearest_asked,

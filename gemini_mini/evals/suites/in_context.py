@@ -19,7 +19,7 @@ ROOM_TOKENS = 8
 
 def _invented(is_grammar_told: bool, exam: task.Exam) -> dict:
     """The same sentences of the same languages after more and more worked examples."""
-    split = "valid" if exam.settings.is_valid_only else "test"
+    split = exam.settings.held_out
     found = questions.problems("invented", documents.GENERATORS["invented"], exam.world, split)
     drawn = list(itertools.islice(found, math.ceil(exam.settings.limit * SHARE)))
     context, splits = task.Context(exam.world, [], exam.gallery), {}

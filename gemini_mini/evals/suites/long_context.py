@@ -40,7 +40,7 @@ class Needle(NamedTuple):
 def _needles(kind: str, needle: Needle, baseline_title: str, exam: task.Exam) -> dict:
     """Ask at each depth of each length that the model can read."""
     model, made = exam.model, documents.GENERATORS[kind]
-    split = "valid" if exam.settings.is_valid_only else "test"
+    split = exam.settings.held_out
     drawn = list(itertools.islice(questions.problems(kind, made, exam.world, split), math.ceil(exam.settings.limit * needle.share)))
     context, splits = task.Context(exam.world, [], exam.gallery), {}
 
@@ -67,7 +67,7 @@ def _needles(kind: str, needle: Needle, baseline_title: str, exam: task.Exam) ->
                 judged = judges.is_same_text(context, examples, answers)
                 guesses = judges.is_same_text(context, examples, [[stream.Text(needle.guess(problem))] for problem in problems])
                 chance = float(np.mean([1 / needle.num_choices(problem) for problem in problems]))
-                splits[f"{length} ids, depth {depth:.0%}"] = {
+                splits[f"{split}: {length} ids, depth {depth:.0%}"] = {
                     **task.cell(judged, False, chance, task.figure(guesses, False)["value"], task.in_words(examples[0].prompt)),
                     "length": length, "depth": depth, "is_trained_length": length <= model.row_tokens,
                     "examples": [task.answered(exam.album, e, a, j, False) for e, a, j in zip(examples, answers, judged)]}
@@ -85,8 +85,8 @@ def _largest(sizes: range, fits: Callable[[int], bool]) -> int:
 
 def _by_position(exam: task.Exam) -> dict:
     """Surprise in nats at each position of documents of many pages, code and prose, never seen."""
-    model, splits = exam.model, {}
-    texts = world_documents.pages(exam.world, "valid")
+    model, split, splits = exam.model, exam.settings.held_out, {}
+    texts = world_documents.pages(exam.world, split)
     whole = model.nats(texts[:LONG_TEXTS], model.context_tokens)
     anew = model.nats(texts[:LONG_TEXTS], WINDOW_TOKENS)
     width = max(map(len, whole), default=0)
@@ -96,7 +96,7 @@ def _by_position(exam: task.Exam) -> dict:
         judged = [task.Judged(float(nats.sum()), float(len(nats))) for nats in read]
         again = [task.Judged(float(nats.sum()), float(len(nats))) for nats in baseline]
         if judged:
-            splits[f"positions {start + 1} to {end}"] = {
+            splits[f"{split}: positions {start + 1} to {end}"] = {
                 **task.cell(judged, True, math.log(model.num_pieces), task.figure(again, True)["value"], "each text by itself",
                             sampling="none: what is given is foreseen"), "position": (start + end) / 2, "examples": []}
     return {"is_error": True, "unit": "nats per piece of text",

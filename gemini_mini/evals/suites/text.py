@@ -1,6 +1,7 @@
 """Text alone: how well it is foreseen, per language and for code.
 
 The tasks of others run through ../harness.py.
+Asked of the test split, names of all their test splits; with --valid-only of valid, and of its like.
 Facts: bits per byte do not depend on the text tokenizer, so figures of different vocabularies compare.
 """
 
@@ -17,20 +18,18 @@ CHOICES, SHORTEST_CHARS, HALF_CHARS = 4, 160, 240  # of continuations; a text th
 
 def _bits(exam: task.Exam) -> dict:
     """Bits per byte of text not trained on: English prose, code, and names of things in other languages."""
-    world, settings = exam.world, exam.settings
-    kinds = {"en": world.prose, "code": world.code}
-    held_out = [split for split in ("valid", "valid_compose", "test_concept", "test_compose", "test_lang") if settings.allows(split)]
+    world, split = exam.world, exam.settings.held_out
+    kinds = {kind: [(of, text) for of, text, _ in written] for kind, written in (("en", world.prose), ("code", world.code))}
     for lang in world.config.languages[1:]:
-        kinds[lang] = [("valid" if split in held_out else split, item.names[lang])
-                       for item in world.items if (split := item.name_splits.get(lang))]
+        kinds[lang] = [(of, item.names[lang]) for item in world.items if (of := item.name_splits.get(lang))]
     splits = {}
     for kind, texts in kinds.items():
-        held = [text for split, text in texts if split == "valid"]
-        train = "".join(text for split, text in texts if split == "train").encode()
-        held = [held[i] for i in np.random.default_rng(settings.seed).permutation(len(held))[:TEXT_DOCUMENTS]]
+        held = [text for of, text in texts if of.startswith(split)]  # names have several splits of either sort
+        train = "".join(text for of, text in texts if of == "train").encode()
+        held = [held[i] for i in np.random.default_rng(exam.settings.seed).permutation(len(held))[:TEXT_DOCUMENTS]]
         if held:
             bits, num_bytes = exam.model.bits(held)
-            splits[kind] = {"value": bits / num_bytes, "low": None, "high": None, "n": len(held), "chance": 8.0,
+            splits[f"{split}: {kind}"] = {"value": bits / num_bytes, "low": None, "high": None, "n": len(held), "chance": 8.0,
                             "baseline": byte_bits("".join(held).encode(), train), "prompt": "each text by itself",
                             "shots": 0, "sampling": "none: what is given is foreseen", "samples": 1, "examples": []}
     return {"is_error": True, "unit": "bits per byte",
@@ -46,9 +45,9 @@ def byte_bits(held: bytes, train: bytes) -> float:
 
 def _continuations(exam: task.Exam) -> dict:
     """Which of four texts goes on where a held-out one stops? The likeliest for each of its bytes."""
-    splits = {}
-    for kind, texts in (("prose", exam.world.prose), ("code", exam.world.code)):
-        held = [text for split, text in texts if split == "valid" and len(text) >= SHORTEST_CHARS]
+    split, splits = exam.settings.held_out, {}
+    for kind, written in (("prose", exam.world.prose), ("code", exam.world.code)):
+        held = [text for of, text, _ in written if of == split and len(text) >= SHORTEST_CHARS]
         cuts = [(text[: len(text) // 2][-HALF_CHARS:], text[len(text) // 2 :][:HALF_CHARS]) for text in held]
         rng = np.random.default_rng(exam.settings.seed)
         order = rng.permutation(len(cuts))[: exam.settings.limit]
@@ -64,7 +63,7 @@ def _continuations(exam: task.Exam) -> dict:
         chosen = np.argmax((np.array(scores) / lengths).reshape(-1, CHOICES), axis=1)
         easy = [np.argmax([_shared(begun, choice) for choice in choices]) for begun, choices in asked]
         judged, guessed = ([task.Judged(float(i == at), 1.0) for i, at in zip(found, true)] for found in (chosen, easy))
-        splits[kind] = {
+        splits[f"{split}: {kind}"] = {
             **task.cell(judged, False, 1 / CHOICES, task.figure(guessed, False)["value"], asked[0][0], sampling="none: the likeliest per byte"),
             "examples": [{"lang": "", "prompt": exam.album.add([stream.Text(begun)]), "truth": exam.album.add([stream.Text(choices[at])]),
                           "answer": exam.album.add([stream.Text(choices[i])]), "score": j.score, "weight": 1.0, "is_right": i == at}
