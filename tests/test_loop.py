@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -293,6 +294,22 @@ def test_a_slow_machine_runs_fewer_steps_and_resumes_with_as_many(tmp_path, caps
     config = dataclasses.replace(config, folder=str(tmp_path / "timed"), max_minutes=0.02)
     loop.run(FitLine(), optim.OptimConfig(), config, {})
     assert 1 < files.read_json(tmp_path / "timed/run.json")["steps"] < 100_000
+
+
+@pytest.mark.parametrize("kind, tera", [("TPU v4", 275), ("TPU v5 lite", 197), ("TPU v5", 459), ("TPU v6 lite", 918)])
+def test_the_peak_of_a_known_chip_is_the_published_one(kind, tera, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind=kind, platform="tpu")] * 16)
+    assert machine.peak_flops() == 16 * tera * 1e12
+
+
+@pytest.mark.parametrize("platform, size, dtype", [("cpu", 1024, "float32"), ("tpu", 8192, "bfloat16")])
+def test_the_peak_of_another_device_is_that_of_a_large_product(platform, size, dtype, monkeypatch):
+    made, clock = [], iter(range(100))
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind="TPU v99", platform=platform)] * 3)
+    monkeypatch.setattr(nn, "product", lambda x, w: made.append((x.shape, w.shape, x.dtype)) or x)
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: 0.5 * next(clock))
+    assert machine.peak_flops() == 3 * 2 * size**3 / 0.5
+    assert made == [((size, size), (size, size), dtype)]
 
 
 def save(folder, step, state, keep=checkpoint.Keep(2), score=None):

@@ -1,7 +1,7 @@
 """TPU pods by name, and what a chip of them can do.
 
 The compiler knows every topology; only the speeds stand here, from the vendor's data sheets
-(cloud.google.com/tpu/docs/v4, v5e, v5p, v6e).
+(cloud.google.com/tpu/docs/v4, v5e, v5p, v6e), and the peaks in train/machine.py, which measures MFU by them.
 """
 
 import re
@@ -11,6 +11,7 @@ import jax
 from jax.experimental import topologies
 
 from gemini_mini import errors
+from gemini_mini.train import machine
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class Chip:
 
 
 CHIPS = {
-    "v4": Chip(275e12, 1228e9, 45e9, 1.05e9, 3, 4),
-    "v5e": Chip(197e12, 819e9, 45e9, 1.5e9, 2, 16),
-    "v5p": Chip(459e12, 2765e9, 90e9, 1.75e9, 3, 4),
-    "v6e": Chip(918e12, 1638e9, 90e9, 1.75e9, 2, 16),
+    "v4": Chip(machine.PEAK_FLOPS["TPU v4"], 1228e9, 45e9, 1.05e9, 3, 4),
+    "v5e": Chip(machine.PEAK_FLOPS["TPU v5 lite"], 819e9, 45e9, 1.5e9, 2, 16),
+    "v5p": Chip(machine.PEAK_FLOPS["TPU v5"], 2765e9, 90e9, 1.75e9, 3, 4),
+    "v6e": Chip(machine.PEAK_FLOPS["TPU v6 lite"], 1638e9, 90e9, 1.75e9, 2, 16),
 }
 
 

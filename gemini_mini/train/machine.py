@@ -8,6 +8,9 @@ import jax.numpy as jnp
 from gemini_mini import nn
 from gemini_mini.train import setup
 
+# Of one chip, in bfloat16, by what JAX calls it: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e.
+PEAK_FLOPS = {"TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5": 459e12, "TPU v6 lite": 918e12}
+
 
 def affordable_steps(built: setup.Built, steps: int, max_minutes: float, where: str) -> int:
     """How many steps fit in `max_minutes` here, from the fastest of a few: what else runs now may soon be over."""
@@ -27,8 +30,15 @@ def affordable_steps(built: setup.Built, steps: int, max_minutes: float, where: 
 
 
 def peak_flops() -> float:
-    """FLOP/s of a large matrix product on this machine, as training makes them: the yardstick of MFU."""
-    x = jnp.ones((1024, 1024), jnp.float32)
+    """FLOP/s of all devices at their best, the yardstick of MFU: as published, or of a large matrix product here.
+
+    On a CPU that is a product as training makes them; on a chip that is not in PEAK_FLOPS one in bfloat16.
+    """
+    devices = jax.devices()
+    if devices[0].device_kind in PEAK_FLOPS:
+        return PEAK_FLOPS[devices[0].device_kind] * len(devices)
+    size, dtype = (1024, jnp.float32) if devices[0].platform == "cpu" else (8192, jnp.bfloat16)
+    x = jnp.ones((size, size), dtype)
     product = jax.jit(lambda a: nn.product(a, a))
     product(x).block_until_ready()
     times = []
@@ -36,4 +46,4 @@ def peak_flops() -> float:
         begin = time.perf_counter()
         product(x).block_until_ready()
         times.append(time.perf_counter() - begin)
-    return 2 * 1024**3 / min(times) * jax.device_count()
+    return 2 * size**3 / min(times) * len(devices)
