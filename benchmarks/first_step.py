@@ -1,38 +1,41 @@
 """How long until the first step is done: python -m benchmarks.first_step configs/demo.py [name=value ...]
 
-Two processes: nothing kept of earlier ones, then with the compiled programs of the first.
+The command itself, `python train.py CONFIG ...`, from the start of its process until the trace in its run folder has a
+step: three times with nothing kept of earlier runs, and three times with the compiled programs of one before.
 """
 
+import os
+import statistics
+import subprocess
 import sys
+import tempfile
+import time
+from pathlib import Path
 
-from benchmarks import stages
+NUM_TIMES = 3
+TRAIN = Path(__file__).parents[1] / "train.py"
 
 
-def timed(arguments: list[str]) -> None:
-    """The way of train.py to its first step."""
-    laps = stages.Laps()
-    import jax
-    import train  # noqa: F401
-    from gemini_mini import config
-    from gemini_mini.train import setup
-    laps.lap("imports")
-    experiment = config.load(arguments[0], arguments[1:])
-    task, run = experiment.task, experiment.run
-    task.inputs()
-    laps.lap("data")
-    built = setup.build(task, experiment.optim, run, run.steps)
-    laps.lap("model")
-    state = jax.block_until_ready(built.fresh())
-    laps.lap("state")
-    batch = built.batch(0)
-    laps.lap("batch")
-    jax.block_until_ready(built.step(state, batch))
-    laps.lap("step")
-    laps.end()
+def waited(arguments: list[str], cache: str) -> float:
+    """Seconds until train.py has done a step; it is stopped then."""
+    with tempfile.TemporaryDirectory() as run:
+        trace, start = Path(run, "trace.bin"), time.monotonic()
+        command = [sys.executable, str(TRAIN), *arguments, f"run.folder={run}"]
+        with subprocess.Popen(command, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}, stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None and not (trace.is_file() and trace.stat().st_size):
+                time.sleep(0.01)
+            seconds = time.monotonic() - start
+            process.kill()
+        if not trace.is_file():
+            raise SystemExit("train.py did no step; its errors stand above")
+    return seconds
 
 
 if __name__ == "__main__":
-    if stages.IS_TIMED:
-        timed(sys.argv[1:])
-    else:
-        stages.in_processes("benchmarks.first_step", ("cold", "cached"), sys.argv[1:])
+    with tempfile.TemporaryDirectory() as kept:
+        cold = [waited(sys.argv[1:], empty) for empty in (tempfile.mkdtemp(dir=kept) for _ in range(NUM_TIMES))]
+        waited(sys.argv[1:], kept)
+        cached = [waited(sys.argv[1:], kept) for _ in range(NUM_TIMES)]
+    for name, times in (("cold", cold), ("cached", cached)):
+        print(f"train.py to its first step, {name}: median {statistics.median(times):.2f} s of "
+              + ", ".join(f"{each:.2f}" for each in times), flush=True)
