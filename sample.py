@@ -44,14 +44,6 @@ def changes(text: str) -> dict[str, float]:
         raise argparse.ArgumentTypeError(f"must be such as temperature=1,top-k=50, got {text!r}") from None
 
 
-def mesh_shape(text: str) -> tuple[int, ...]:
-    """ "1,1,4,1" as numbers, one for each axis of a mesh."""
-    shape = tuple(int(size) if size.isdecimal() else -1 for size in text.split(","))
-    if len(shape) != len(parallel.MESH_AXES) or min(shape) < 0:
-        raise argparse.ArgumentTypeError(f"must be {len(parallel.MESH_AXES)} sizes such as 0,1,1,1, got {text!r}")
-    return shape
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         usage="python sample.py RUN [PART ...] [options]", description=__doc__.split("\n", 2)[2],
@@ -64,7 +56,7 @@ def arguments() -> argparse.Namespace:
     add("--json", action="store_true", help="a line of JSON for each answer, and nothing else, on standard output")
     add("--num-samples", type=int, default=1, help="answers to give (default 1)")
     add("--out", type=Path, help="folder for the page, pictures and sounds; must be new or empty")
-    add("--mesh", metavar=",".join(parallel.MESH_AXES).upper(), type=mesh_shape,
+    add("--mesh", metavar=",".join(parallel.MESH_AXES).upper(),
         help="devices along each axis, all there are; 0 for DATA takes what is left (default: one device)")
     add("--eight-bit", action="store_true", help="weights of 8 bits: faster on a CPU; needs a C++ compiler")
     add("--pictures", choices=terminal.PROTOCOLS, help="how the terminal shows them (default: as it says it can)")
@@ -113,7 +105,7 @@ def main() -> None:
         prompt.check(words)
     keeper = talk.Keeper(args.out, args.run.resolve().name)
     pictures, is_json = args.pictures or terminal.protocol(), args.json or bool(args.prompts)
-    mesh = parallel.mesh(args.mesh) if args.mesh else None
+    mesh = parallel.read_mesh(args.mesh) if args.mesh else None
     conversation = talk.Talk(api.load(args.run, mesh, args.eight_bit), keeper, options, pictures, is_json)
     if args.interactive:
         conversation.chat(talk.typed_lines())

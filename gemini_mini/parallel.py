@@ -57,6 +57,14 @@ def mesh(shape: tuple[int, int, int, int], devices: Sequence[jax.Device] | None 
     return Mesh(places, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
+def read_mesh(text: str) -> Mesh:
+    """The mesh that "0,1,4,1" says, of all devices there are. Raises: InputError as `mesh`, and when it says none."""
+    sizes = text.split(",")
+    if len(sizes) != len(MESH_AXES) or not all(size.isdecimal() for size in sizes):
+        raise errors.InputError(f"--mesh: must be {len(MESH_AXES)} sizes such as 0,1,1,1, got {text!r}")
+    return mesh(tuple(map(int, sizes)))
+
+
 def spec(axes: str) -> PartitionSpec:
     """Where each axis of a weight goes: "D F" -> ((fsdp, context), tensor); a vector is on every device."""
     letters = axes.split()

@@ -105,6 +105,8 @@ def _decoder(
     arrays: dict[str, np.ndarray], tokenizers: bundle.Tokenizers, settings: dict, where: str, mesh: Mesh | None, eight_bit: bool
 ) -> decoder.Decoder:
     model_config = config.from_json(decoder.DecoderConfig, settings["task"]["model"], where)
+    if model_config.attention == "splash":  # a TPU's kernel, which XLA cannot cut over a mesh by itself; the same attention
+        model_config = replace(model_config, attention="blockwise")
     shape = decoder.Decoder(replace(model_config, vocab_size=tokenizers.vocab.size), nn.Shapes())
     if eight_bit and mesh:
         raise errors.InputError("--eight-bit: is for one device; do without it, or without --mesh")

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import pathlib
+import sys
 from fractions import Fraction
 
 import jax
@@ -18,7 +19,7 @@ from flax import nnx
 from data_prep import digits, documents, emoji_world, questions, splits, video
 from data_prep import pictures as emoji_pictures
 from data_prep import text as text_lib
-from gemini_mini import errors, files, report, run, stream
+from gemini_mini import config, errors, files, nn, report, run, stream
 from gemini_mini import vocab as vocabulary
 from gemini_mini.evals import __main__ as command
 from gemini_mini.decode import engine
@@ -594,6 +595,28 @@ def test_surprise_is_read_anew_at_each_window(model):
     (second,) = model.nats([model.run.tokenizers.text.decode(pieces[31:62])], 512)
     np.testing.assert_allclose(anew[31:62], second, rtol=2e-4)
     np.testing.assert_allclose(anew[:31], whole[:31], rtol=2e-4)
+
+
+@pytest.mark.slow
+def test_a_run_cut_over_a_mesh_answers_as_on_one_device(world, model, tmp_path, monkeypatch):
+    """By the command's own way to load one; trained with a kernel that no CPU has, as the large configs are."""
+    settings = {"task": {"model": config.to_json(dataclasses.replace(model.run.model.config, attention="splash"))}}
+    path = tmp_path / "run.safetensors"
+    run.save_released(model.run._replace(settings=settings), path, "")
+    alone, cut, loaded = dataclasses.replace(model, run=run.load(path)), [], run.load
+    monkeypatch.setattr(run, "load", lambda *given: cut.append(loaded(*given)) or 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["evals", str(path), "--out", str(tmp_path), "--world", "none", "--mesh", "0,2,2,1"])
+    with pytest.raises(ZeroDivisionError):
+        command.main()
+    cut = dataclasses.replace(model, run=cut[0])
+    weights = nn.weights(cut.run.model).values()
+    assert max(np.prod(w.sharding.shard_shape(w.shape)) / w.size for w in weights if w.ndim > 1) <= 1 / 2
+    prompts = [e.prompt for task in ("draw", "name", "listen") for e in documents.examples(world, task, "seen")[:3]]
+    said = [[_key(answer) for answer in each.answer(prompts, 90, lambda n: None, temperature=1.0)] for each in (alone, cut)]
+    assert said[0] == said[1] and len(set(said[0])) > 1
+    texts = [[stream.Text(text)] for text in ("lemon", "a fish and a key")]
+    np.testing.assert_allclose(cut.scores(texts, texts[::-1]), alone.scores(texts, texts[::-1]), rtol=1e-5)
+    np.testing.assert_allclose(cut.nats(["a fish and a key " * 9], 64)[0], alone.nats(["a fish and a key " * 9], 64)[0], rtol=1e-4)
 
 
 def test_reconstruct_keeps_order_and_shape(world, model):

@@ -6,6 +6,7 @@
     python -m gemini_mini.evals runs/demo --tasks draw,name --limit 50
     python -m gemini_mini.evals runs/demo --valid-only         while tuning: no test split is looked at
     python -m gemini_mini.evals runs/demo --release            the assurance half of every test split, once a model is final
+    python -m gemini_mini.evals runs/nano1 --mesh 0,8,1,1      a model too large for one device, cut over eight
     python -m gemini_mini.evals released/laptop.safetensors --world data/laptop/world --out evals/laptop
 
 A test split has two halves, and only --release opens the second: what was looked at while working is no
@@ -28,7 +29,7 @@ import rich.console
 import rich.table
 
 from data_prep import emoji_world, worlds
-from gemini_mini import errors, files, memory
+from gemini_mini import errors, files, memory, parallel
 from gemini_mini import run as run_lib
 from gemini_mini.evals import album as album_lib
 from gemini_mini.evals import answerer, chart, failures, suite, task
@@ -56,6 +57,8 @@ def main() -> None:
                         "task.hide_prompts (default: %(default)s, none)")
     parser.add_argument("--classifier", type=Path, help="to judge drawings by; default: WORLD-classifier/classifier.safetensors beside RUN")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mesh", metavar=",".join(parallel.MESH_AXES).upper(), help="cut the model over all devices there are, "
+                        "so many along each axis; 0 for DATA takes what is left (default: one device)")
     args = parser.parse_args()
     if args.list:
         print_suites()
@@ -75,7 +78,7 @@ def main() -> None:
         raise errors.InputError(f"{args.run}: is a released file, and says neither what to ask nor where figures go; give --world and --out")
     if args.out and not args.run.is_file():  # what was opened of a run must stand in its folder
         raise errors.InputError(f"--out: is for a released file, and {args.run} is none; its figures stand in the run folder")
-    run, out = run_lib.load(args.run), args.out or args.run
+    run, out = run_lib.load(args.run, parallel.read_mesh(args.mesh) if args.mesh else None), args.out or args.run
     run_lib.check_guidance(run, args.guidance)
     world = worlds.embedded(args.world or Path(run.settings["task"]["rows"]).parent / "world")
     judge = args.classifier or args.run.parent / f"{world.config.name}-classifier" / "classifier.safetensors"
