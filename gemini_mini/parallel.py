@@ -13,6 +13,7 @@ There are no experts here, so there is no expert axis. Inside a step the model a
 Paper: GSPMD, arXiv 2105.04663 (the partitioner the Gemini report names in section 3).
 """
 
+import contextlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -95,11 +96,16 @@ def shardings(state, axes: Mapping[str, str], devices: Mesh):
 def compile_step(step: Callable, places, devices: Mesh) -> Callable:
     """`step(state, batch) -> (state, metrics)` jitted on a mesh, its state in `places` and donated."""
     def on_mesh(state, batch):
-        with jax.sharding.use_abstract_mesh(devices.abstract_mesh):
+        with under(devices):
             return step(state, batch)
 
     is_tpu = devices.devices.flat[0].platform == "tpu"
     return jax.jit(on_mesh, donate_argnums=0, out_shardings=(places, None), compiler_options=TPU_OPTIONS if is_tpu else None)
+
+
+def under(devices: Mesh | None) -> contextlib.AbstractContextManager:
+    """`with under(mesh)`: what is traced there is for that mesh."""
+    return jax.sharding.use_abstract_mesh(devices.abstract_mesh) if devices else contextlib.nullcontext()
 
 
 def current() -> AbstractMesh | None:

@@ -14,10 +14,10 @@ import pytest
 from flax import nnx
 from tensorboardX.proto import event_pb2
 
-from gemini_mini import config, errors, files, nn, run, stream, text_alone, vocab as vocabulary
+from gemini_mini import config, errors, files, nn, parallel, run, stream, text_alone, vocab as vocabulary
 from gemini_mini.data import mixture, packing, rows
 from gemini_mini.decode import engine, grammar, sampling
-from gemini_mini.model import decoder
+from gemini_mini.model import decoder, ring
 from gemini_mini.tasks import pretrain
 from gemini_mini.tokenizers import audio, bundle, image, text
 from gemini_mini.train import loop, metrics, optim
@@ -62,6 +62,20 @@ def trained(world, tmp_path_factory) -> Path:
     e = experiment(world, folder)
     loop.run(e.task, e.optim, e.run, config.to_json(e))
     return folder
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 2, 1), (0, 2, 1, 4)])
+def test_a_mesh_gives_one_devices_valid_losses(world, tmp_path, shape, monkeypatch):
+    """Under that mesh, or a TPU's kernel would refuse it."""
+    model = decoder.DecoderConfig(depth=1, aspect=32, head_dim=16, attention="blockwise")
+    task, seen, attend = dataclasses.replace(experiment(world, tmp_path).task, model=model), [], ring.attend
+    module, mesh = task.init(nnx.Rngs(0)), parallel.mesh(shape)
+    alone = task.valid_losses(module)
+    monkeypatch.setattr(ring, "attend", lambda *given: seen.append(parallel.current()) or attend(*given))
+    cut = task.valid_losses(nn.with_weights(module, jax.device_put(nn.weights(module), parallel.shardings(nn.weights(module), nn.axes(module), mesh))))
+    assert seen and set(seen) == {mesh.abstract_mesh}
+    assert cut.keys() == alone.keys()
+    np.testing.assert_allclose(list(cut.values()), list(alone.values()), rtol=1e-5)
 
 
 def test_training_learns_its_rows_and_the_run_loads(trained):

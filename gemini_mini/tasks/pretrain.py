@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from gemini_mini import errors, files, nn, parallel, vocab as vocabulary
 from gemini_mini.data import loader, mixture, packing, rows
+from gemini_mini.decode import reading
 from gemini_mini.model import decoder
 from gemini_mini.tasks import drawn
 from gemini_mini.tokenizers import bundle
@@ -138,7 +139,11 @@ class Pretrain:
 
     def valid_losses(self, module: decoder.Decoder) -> dict[str, float]:
         """Validation loss of each source, weighed as in training, and of each modality in nats per token."""
-        measure = jax.jit(lambda weights, batch: self.loss(nn.with_weights(module, weights), batch, None))
+        @jax.jit
+        def measure(weights, batch):
+            with parallel.under(reading.mesh_of(module)):
+                return self.loss(nn.with_weights(module, weights), batch, None)
+
         weights, figures = nn.weights(module), {}
         for source, stored in self.valid_rows.sources.items():
             # Whole batches of one shape, the last filled with padding, so that one program serves all.
