@@ -12,7 +12,7 @@ import pytest
 
 from gemini_mini import config, errors, parallel
 from gemini_mini.plan import __main__ as command
-from gemini_mini.plan import budget, compiler, hlo, topology
+from gemini_mini.plan import budget, compiler, hlo, launch, report, topology
 
 ROOT = Path(__file__).parent.parent
 MESH = {"data": 1, "fsdp": 4, "tensor": 1, "context": 2}
@@ -82,6 +82,29 @@ ENTRY %main (a.0: f32[6,256,128], a.1: bf16[4,512,128], a.2: bf16[512,128], a.3:
 }
 """
 
+# Of the largest arrays the parameter is another's, one is never stored, one is on chip; two outputs of a fusion are made.
+LARGE_TEXT = """HloModule step
+
+%fused.1 (p: bf16[2,512,64]) -> (bf16[2,512,64], f32[128,64]) {
+  %p = bf16[2,512,64]{2,1,0} parameter(0)
+  %wide = f32[2,512,512]{2,1,0} broadcast(%p), dimensions={0,1}
+  %narrow = bf16[2,512,64]{2,1,0} convert(%p)
+  %other = f32[128,64]{1,0} broadcast(%p), dimensions={0}
+  ROOT %both = (bf16[2,512,64]{2,1,0}, f32[128,64]{1,0}) tuple(%narrow, %other)
+}
+
+ENTRY %main (a: f32[9,512,512], b: bf16[2,512,64]) -> bf16[6,2,512,64] {
+  %a = f32[9,512,512]{2,1,0} parameter(0)
+  %b = bf16[2,512,64]{2,1,0} parameter(1)
+  %view = f32[81,512,512]{2,1,0} bitcast(%a)
+  %near = f32[3,512,512]{2,1,0:T(8,128)S(1)} copy(%a)
+  %made = (bf16[2,512,64]{2,1,0}, f32[128,64]{1,0}) fusion(%b), kind=kLoop, calls=%fused.1
+  %again = bf16[2,512,64]{2,1,0} copy(%b)
+  ROOT %stack = bf16[6,2,512,64]{3,2,1,0} broadcast(%again), dimensions={1,2,3}
+}
+"""
+LARGE = [(6 * 2 * 512 * 64 * 2, 1, "bf16[6, 2, 512, 64]"), (2 * 512 * 64 * 2, 2, "bf16[2, 512, 64]"), (128 * 64 * 4, 1, "f32[128, 64]")]
+
 
 def test_the_tpu_compilers_forms_are_read():
     costs = hlo.count(TPU_TEXT, MESH, BLOCKS)
@@ -129,16 +152,45 @@ def test_loops_and_links_of_a_compiled_program_are_multiplied_out():
     assert {key: t.sent for key, t in costs.links.items()} == {("all-reduce", "fsdp"): 15 * 2 * 3 / 4 * 64 * 128 * 4}
 
 
-def test_budgets_against_a_search():
-    params, factor = 1.8e9, 20.0
-    b = budget.overtrained(params, factor)
+def as_good(params: float, factor: float) -> float:
+    """The compute-optimal size of the same loss, by a search."""
     law = lambda n, d: 1.69 + 406.4 / n**0.34 + 410.7 / d**0.28
     sizes = np.geomspace(1e8, 1e12, 400_000)
-    equal = sizes[np.argmin(np.abs(law(sizes, 20 * sizes) - law(params, factor * 20 * params)))]
+    return sizes[np.argmin(np.abs(law(sizes, 20 * sizes) - law(params, factor * 20 * params)))]
+
+
+def test_budgets_against_a_search():
+    params, factor = 1.8e9, 20.0
+    b, equal = budget.overtrained(params, factor), as_good(params, factor)
     assert b.tokens == factor * 20 * params and abs(b.optimal_params / equal - 1) < 1e-3
     assert abs(b.extra_flops / (params * b.tokens / (20 * equal**2)) - 1) < 1e-2
     alone = budget.overtrained(params, 1.0)
     assert abs(alone.optimal_params / params - 1) < 1e-6 and abs(alone.extra_flops - 1) < 1e-6
+
+
+def test_a_report_says_what_was_counted():
+    memory = {"weights": 3 * 2**29, "optimizer": 3 * 2**30, "batch": 2**28, "temporaries": 2**33, "peak": 11 * 2**30}
+    links = {("all-gather", "fsdp"): hlo.Traffic(9e9, 1.7e9), ("all-reduce", "data"): hlo.Traffic(18e9, 1e9), ("all-to-all", "tensor"): hlo.Traffic(5e5, 0)}
+    costs = hlo.Costs(flops=300e12, kernel_flops=60e12, memory_bytes=400e9, cycles=1.5e9, links=links, host_bytes=0.1e9, unknown_loops=1)
+    chip = topology.Chip(peak_flops=200e12, memory_bytes_per_s=800e9, link_bytes_per_s=50e9, clock_hz=1e9, torus=2, whole=16)
+    compiled, ids, params = compiler.Compiled(LARGE_TEXT, 61.0, memory), 2**20, 1.5e9
+    said = [" ".join(line.split()) for line in report.lines(compiled, costs, chip, 16, 4, params, 240e12, ids, 100_000)]
+    step_s = 1.5 + 60 / 200 / 0.6 + 2.7005 / 100  # cycles, kernels at their share of the peak, two links with nothing beside
+    days = lambda factor: factor * 20 * params * step_s / ids / 86_400
+    budgets = [f"{factor:.1f} x {name} {factor * 30:.1f}B tokens, {days(factor):.1f} days (estimate); as good as {as_good(params, factor) / 1e9:.2f}B "
+               f"compute-optimal, for {factor * (params / as_good(params, factor))**2:.2f} x its FLOPs"
+               for factor, name in ((1.0, "compute-optimal"), (1e5 * ids / 30e9, "run.steps"), (10.0, "small model"), (50.0, "small model"))]
+    assert said == [
+        "compiled in 61 s", "memory a chip, GiB", "weights 1.50", "optimizer 3.00", "batch 0.25", "temporaries 8.00",
+        "together 12.75 11.00 at one time, by the compiler", *(f"{size / 2**30:.2f} x {n} {what}" for size, n, what in LARGE),
+        "work a chip and step", "useful 240.0 TFLOP causal attention, nothing done twice",
+        "executed 300.0 TFLOP 60.0 of them attention kernels; +25%", "memory 400.0 GB", "links 27.00 GB, 2.70 with nothing beside",
+        "all-reduce over data 18.00 GB, 1.00 with nothing beside", "all-gather over fsdp 9.00 GB, 1.70 with nothing beside",
+        "between slices 0.100 GB, 0.40 a host: to pass within the step estimated below takes 1.6 Gbit/s each way",
+        "time of a step", "at least products 1500 ms, memory 500 ms, links 270 ms", "bound MFU 80.0%, set by the products",
+        f"estimate 2027 ms, MFU {1.2 / step_s:.1%}, with kernels at 60% of peak assumed",
+        f"{ids / step_s / 1e6:.2f}M tokens/s, {ids / step_s * 86_400 / 1e9:.1f}B tokens a day (estimate)",
+        "not counted 1 loops (once each), kernels {}", "tokens for 1.50B parameters; 16 chips", *budgets]
 
 
 @pytest.mark.parametrize("name", ["v5e", "v5e:4x4x4", "v9:4x4", "v4:16x16", "v5litepod-16"])
@@ -167,19 +219,29 @@ def test_the_real_step_is_compiled_from_shapes_alone():
     assert memory["batch"] == 6 * 8 * 512 * 4 // 8
 
 
-def refuse(monkeypatch, message: str) -> None:
-    def compile(self):
+def refuse(monkeypatch, message: str, text: str = "") -> None:
+    def compile(self, options):
+        Path(options["xla_dump_to"], "module_0003.jit_on_mesh.after_optimizations.txt").write_text(text)
         raise jax.errors.JaxRuntimeError(message)
     monkeypatch.setattr(jax.stages.Lowered, "compile", compile)
 
 
 def test_a_refusal_names_the_largest_arrays_of_a_chip(monkeypatch):
-    refuse(monkeypatch, "RESOURCE_EXHAUSTED: the total memory required (19.19G) exceeds available HBM (15.75G)")
+    refuse(monkeypatch, "RESOURCE_EXHAUSTED: the total memory required (19.19G) exceeds available HBM (15.75G)", LARGE_TEXT)
     with pytest.raises(compiler.DoesNotFit) as refusal:
         compiler.compile_step(compiler.unread(config.load(str(ROOT / "configs/nano1.py"), SMALL)), parallel.mesh((1, 4, 1, 2)))
     assert (refusal.value.needed, refusal.value.there) == ("19.19G", "15.75G")
-    sizes = [size for size, _ in refusal.value.arrays]
-    assert sizes == sorted(sizes, reverse=True) and sizes[0] == 2 * 2 * 256 * 256 * 4  # scores of two rows and two heads, a block of 256
+    assert refusal.value.arrays == LARGE
+
+
+def test_the_program_that_a_compiler_leaves_is_of_one_chip(tmp_path):
+    """Sides that are cut over any axis of the mesh are, and others of the same length are not."""
+    devices = parallel.mesh((1, 2, 2, 2))
+    place = lambda *cut: jax.sharding.NamedSharding(devices, jax.P(*cut))
+    x, w = (jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=place(*cut)) for cut in (("fsdp",), (None, "tensor")))
+    jax.jit(lambda x, w: x @ w, out_shardings=place("fsdp", "tensor")).lower(x, w).compile({"xla_dump_to": str(tmp_path)})
+    size, _, what = hlo.largest(compiler._refused(tmp_path))[0]
+    assert (size, what) == (32 * 32 * 4, "f32[32, 32]")
 
 
 def test_a_kernel_that_is_too_large_is_no_lack_of_memory(monkeypatch):
@@ -215,6 +277,16 @@ def test_rows_that_a_mesh_cannot_cut_are_refused():
     experiment = compiler.unread(config.load(str(ROOT / "configs/nano1.py"), [*SMALL, "task.batch_rows=6"]))
     with pytest.raises(errors.InputError, match="6 rows of 512 ids must divide by 4 and 2"):
         compiler.compile_step(experiment, parallel.mesh((1, 4, 1, 2)))
+
+
+@pytest.mark.parametrize("does, ends, told", [("kill -ABRT $$", errors.InputError, "compiler died of signal 6"), ("exit 2", SystemExit, "2")])
+def test_a_compiler_that_dies_is_told_and_a_refusal_passed_on(does, ends, told, tmp_path, monkeypatch):
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{does}\n")
+    (tmp_path / "python").chmod(0o700)
+    monkeypatch.setattr(launch.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(ends, match=told):
+        launch.start([])
 
 
 @pytest.mark.slow

@@ -36,8 +36,8 @@ def main() -> None:
         compiled = compiler.compile_step(experiment, mesh)
     except compiler.DoesNotFit as refusal:
         print(f"does not fit: needs {refusal.needed} of {refusal.there} a chip; the largest arrays:")
-        for size, what in refusal.arrays[:5]:
-            print(f"  {size / report.GIB:6.2f} GiB  {what}")
+        for size, count, what in refusal.arrays:
+            print(f"  {size / report.GIB:6.2f} GiB x {count}   {what}")
         print(_proposal(experiment, devices), flush=True)
         raise SystemExit(2) from None
     kernel = splash.Splash.on(devices[0].device_kind)

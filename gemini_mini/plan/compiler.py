@@ -8,8 +8,10 @@ Next: hlo.py, which reads the program.
 import dataclasses
 import math
 import re
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -19,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from gemini_mini import config as config_lib, errors, nn, parallel, vocab as vocabulary
 from gemini_mini.data import packing
+from gemini_mini.plan import hlo
 from gemini_mini.tasks import pretrain
 from gemini_mini.train import optim, step as step_lib
 
@@ -41,9 +44,9 @@ class Compiled(NamedTuple):
 
 
 class DoesNotFit(Exception):
-    """The compiler's refusal: memory needed and there a chip, as it prints them, and the step's largest arrays."""
+    """The compiler's refusal: memory needed and there a chip, as it prints them, and the largest arrays as of hlo.largest."""
 
-    def __init__(self, message: str, arrays: list[tuple[int, str]]):
+    def __init__(self, message: str, arrays: list[tuple[int, int, str]]):
         found = re.search(r"\(([\d.]+\w)\) exceeds[^(]*\(([\d.]+\w)\)", message)
         self.needed, self.there = found.groups() if found else ("more", "what is there")
         self.arrays = arrays
@@ -79,41 +82,27 @@ def compile_step(experiment: config_lib.Experiment, devices: Mesh) -> Compiled:
     state = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places)
     dtypes = packing.Batch(*[jnp.int32] * 6)._replace(has_target=jnp.float32)
     batch = jax.tree.map(lambda t: jax.ShapeDtypeStruct(shape, t, sharding=NamedSharding(devices, parallel.ROWS)), dtypes)
-    traced = parallel.compile_step(step_lib.make(module, task.loss, optimizer, 0, experiment.optim.explode, experiment.optim.clip), places, devices).trace(state, batch)
-    try:
-        compiled = traced.lower().compile()
-    except jax.errors.JaxRuntimeError as error:
-        if found := re.search(r"memory space vmem. (Used \S+ of \S+)", str(error)):
-            raise errors.InputError(f"--plan: a kernel does not fit a chip's fast memory ({found[1]}); choose smaller blocks in "
-                                    "Splash.on of gemini_mini/model/splash.py") from None
-        if "RESOURCE_EXHAUSTED" in str(error):
-            raise DoesNotFit(str(error), _largest(traced.jaxpr.jaxpr, dict(zip(shape, parts, strict=True)))) from None
-        raise
+    step = step_lib.make(module, task.loss, optimizer, 0, experiment.optim.explode, experiment.optim.clip)
+    lowered = parallel.compile_step(step, places, devices).lower(state, batch)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            compiled = lowered.compile({"xla_dump_to": folder})
+        except jax.errors.JaxRuntimeError as error:
+            if found := re.search(r"memory space vmem. (Used \S+ of \S+)", str(error)):
+                raise errors.InputError(f"--plan: a kernel does not fit a chip's fast memory ({found[1]}); choose smaller blocks in "
+                                        "Splash.on of gemini_mini/model/splash.py") from None
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise DoesNotFit(str(error), hlo.largest(_refused(Path(folder)))) from None
+            raise
     analysis = compiled.memory_analysis()
     memory = {"weights": _bytes(state.weights), "optimizer": _bytes(state.opt_state), "batch": _bytes(batch),
               "temporaries": analysis.temp_size_in_bytes, "peak": analysis.peak_memory_in_bytes}
     return Compiled(compiled.as_text(), time.perf_counter() - began, memory)
 
 
-def _largest(jaxpr, parts: dict[int, int]) -> list[tuple[int, str]]:
-    """(bytes a chip, what) of the largest arrays a step makes, when rows and positions are cut in so many parts.
-
-    The compiler does not say: these are the arrays as written, before it fuses some of them away.
-    """
-    found: dict[str, int] = {}
-
-    def walk(jaxpr, parts):
-        for equation in jaxpr.eqns:
-            inner = [x for x in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"))
-                     if hasattr(x, "eqns") or hasattr(x, "jaxpr")]
-            for closed in inner:  # what is inside a shard_map is one device's already
-                walk(getattr(closed, "jaxpr", closed), {} if equation.primitive.name == "shard_map" else parts)
-            for x in equation.outvars if not inner or equation.primitive.name == "scan" else []:
-                dims = [size // parts.get(size, 1) for size in x.aval.shape]
-                found[f"{x.aval.dtype}{dims} of {equation.primitive.name}"] = x.aval.dtype.itemsize * math.prod(dims)
-
-    walk(jaxpr, parts)
-    return sorted(((size, what) for what, size in found.items()), reverse=True)
+def _refused(folder: Path) -> str:
+    """The program of one chip that did not fit: the compiler leaves it where it is told to, and only then says no."""
+    return max((path.read_text() for path in folder.glob("*after_optimizations.txt")), key=len, default="")
 
 
 def _bytes(tree) -> int:

@@ -22,7 +22,7 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "iota", "opt-barrier",
         "while", "conditional", "call", "copy-done", "slice-done", "async-start", "async-done", "async-update",
         "copy-start", "slice-start", "send", "send-done", "recv", "recv-done", *COLLECTIVES, *(f"{c}-start" for c in COLLECTIVES), *(f"{c}-done" for c in COLLECTIVES)}
-
+VIEWS = ("parameter", "tuple", "get-tuple-element", "bitcast", "opt-barrier", "while", "conditional", "call")  # of arrays made elsewhere
 WORK = ("fusion", "custom-call", "conditional", "while", "dot", "convolution")
 
 
@@ -131,6 +131,17 @@ class Costs:
 def count(text: str, mesh_shape: dict[str, int], causal_blocks: dict[str, int]) -> Costs:
     """The costs of a program for a mesh; `causal_blocks` are the key blocks of the attention kernels by part of their name."""
     return _Counter(Program(text), mesh_shape, causal_blocks).costs
+
+
+def largest(text: str, count: int = 5) -> list[tuple[int, int, str]]:
+    """(bytes, how many, type and sides) of the largest arrays that a program makes; what stays within a fusion is none."""
+    program, found = Program(text), Counter()
+    fused = {i.attribute("calls") for here in program.computations.values() for i in here.values() if i.op == "fusion"}
+    for name in program.computations.keys() - fused:
+        for i in program.computations[name].values():
+            if i.op not in VIEWS and not i.op.endswith("-start"):
+                found.update(shape for shape in shapes(i.type) if not shape.is_on_chip)
+    return sorted(((s.size_bytes, n, f"{s.dtype}{list(s.dims)}") for s, n in found.items()), reverse=True)[:count]
 
 
 class _Counter:

@@ -6,7 +6,6 @@
                travels with nothing beside it, one after another. Never checked against hardware.
 """
 
-import re
 from collections.abc import Iterator
 
 from gemini_mini.plan import budget, compiler, hlo, topology
@@ -15,7 +14,7 @@ KERNEL_SHARE = 0.6  # of peak, for Pallas kernels: an assumption
 GIB, DAY_S = 2**30, 86_400
 
 
-def lines(compiled: compiler.Compiled, costs: hlo.Costs, chip: topology.Chip, chips: int, hosts: int, params: int,
+def lines(compiled: compiler.Compiled, costs: hlo.Costs, chip: topology.Chip, chips: int, hosts: int, params: float,
           useful_flops: float, step_tokens: int, steps: int) -> Iterator[str]:
     """The report; FLOPs are of one chip and step."""
     memory = compiled.memory
@@ -24,7 +23,7 @@ def lines(compiled: compiler.Compiled, costs: hlo.Costs, chip: topology.Chip, ch
     for kind in ("weights", "optimizer", "batch", "temporaries"):
         yield f"  {kind:<22}{memory[kind] / GIB:8.2f}"
     yield f"  {'together':<22}{sum(memory[k] for k in memory if k != 'peak') / GIB:8.2f}   {memory['peak'] / GIB:.2f} at one time, by the compiler"
-    for size, count, what in largest(compiled.text):
+    for size, count, what in hlo.largest(compiled.text):
         yield f"    {size / GIB:5.2f} x {count}   {what}"
     recomputed = costs.flops / useful_flops - 1
     yield "work a chip and step"
@@ -59,14 +58,3 @@ def lines(compiled: compiler.Compiled, costs: hlo.Costs, chip: topology.Chip, ch
         b = budget.overtrained(params, factor)
         yield (f"  {factor:6.1f} x {name:<16}{b.tokens / 1e9:9.1f}B tokens, {b.tokens / (step_tokens / estimate) / DAY_S:7.1f} days (estimate); as good as "
                f"{b.optimal_params / 1e9:.2f}B compute-optimal, for {b.extra_flops:.2f} x its FLOPs")
-
-
-def largest(text: str, count: int = 4) -> list[tuple[int, int, str]]:
-    """(bytes, how many, shape and origin) of the largest arrays that loops carry or the program makes."""
-    found: dict[tuple[str, str], list[int]] = {}
-    for line in re.findall(r"^\s+(?:ROOT )?%\S+ = (?!\()(\S+) (?!parameter|get-tuple|bitcast|tuple)\S.*", text, re.M) or []:
-        for shape in hlo.shapes(line):
-            if not shape.is_on_chip:
-                found.setdefault((shape.dtype, str(list(shape.dims))), []).append(shape.size_bytes)
-    top = sorted(((sizes[0], len(sizes), f"{dtype}{dims}") for (dtype, dims), sizes in found.items()), reverse=True)
-    return top[:count]
