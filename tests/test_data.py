@@ -1,6 +1,8 @@
 """Packing, rows, mixture and loader: exact, whole, and functions of (config, step)."""
 
 import collections
+import sys
+from concurrent import futures
 
 import numpy as np
 import pytest
@@ -159,6 +161,21 @@ def test_a_batch_is_a_function_of_the_step(tmp_path):
     assert not np.array_equal(first[0], first[1])
     parts = [one.batch(7, (start, stop, 4)).tokens for start, stop in ((0, 1), (1, 2), (2, 4))]
     assert np.array_equal(np.concatenate(parts), first[7])  # what several processes read is together the batch
+
+
+def test_a_batch_is_the_same_from_any_number_of_threads(tmp_path):
+    stored(tmp_path)
+    deal = lambda: loader.Loader(rows.load(tmp_path, "print"), STAGES, 64, 100, seed=3)  # many passes over each source
+    alone, order, before = deal(), np.random.default_rng(0).permutation(100).tolist(), sys.getswitchinterval()
+    wanted = [alone.batch(step) for step in range(100)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for threads in (1, 2, 8):
+            with futures.ThreadPoolExecutor(threads) as pool:
+                for step, batch in zip(order, pool.map(deal().batch, order), strict=True):
+                    assert all(map(np.array_equal, batch, wanted[step])), (threads, step)
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_rows_refuse_another_vocabulary_and_damage(tmp_path):

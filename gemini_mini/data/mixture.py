@@ -138,10 +138,10 @@ _CACHE: dict[tuple[int, int, int, int], np.ndarray] = {}
 
 
 def _permutation(seed: int, source: int, passes: int, size: int) -> np.ndarray:
-    """A bijection of range(size), keyed; kept while it is the newest of its source."""
+    """A bijection of range(size), keyed; kept while it is the newest of its source. Other threads may add and drop some at any time."""
     key = (seed, source, passes, size)
-    if key not in _CACHE:
-        for old in [k for k in _CACHE if k[:2] == key[:2] and k[2] < passes - 1]:
-            del _CACHE[old]
-        _CACHE[key] = np.random.Generator(np.random.Philox(key=[seed, source << 32 | passes])).permutation(size)
-    return _CACHE[key]
+    if (found := _CACHE.get(key)) is None:
+        for old in [k for k in list(_CACHE) if k[:2] == key[:2] and k[2] < passes - 1]:
+            _CACHE.pop(old, None)
+        found = _CACHE[key] = np.random.Generator(np.random.Philox(key=[seed, source << 32 | passes])).permutation(size)
+    return found
