@@ -219,6 +219,17 @@ def test_the_real_step_is_compiled_from_shapes_alone():
     assert memory["batch"] == 6 * 8 * 512 * 4 // 8
 
 
+def test_memory_of_the_whole_step_grows_with_the_row():
+    def compiled(tokens: int) -> compiler.Compiled:
+        row = [*SMALL, f"task.model.context_tokens={tokens}", "task.batch_rows=1"]
+        return compiler.compile_step(compiler.unread(config.load(str(ROOT / "configs/nano1.py"), row)), parallel.mesh((1, 1, 1, 1), jax.devices()[:1]))
+
+    short, long = compiled(1024), compiled(4096)
+    grow = long.memory["temporaries"] / short.memory["temporaries"]
+    assert grow < 4.5, f"four times the row took {grow:.1f} times the memory"
+    assert not [s for s in hlo.shapes(long.text) if sum(side >= 4096 for side in s.dims) > 1]
+
+
 def refuse(monkeypatch, message: str, text: str = "") -> None:
     def compile(self, options):
         Path(options["xla_dump_to"], "module_0003.jit_on_mesh.after_optimizations.txt").write_text(text)

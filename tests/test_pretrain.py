@@ -83,6 +83,8 @@ def test_training_learns_its_rows_and_the_run_loads(trained):
     losses = [r["loss"] for r in records if "loss" in r]
     assert losses[-1] < 0.5 * losses[0]
     assert {"loss/text", "loss/image", "loss/audio", "tokens_per_s", "mfu"} <= set(records[0]) and records[0]["mixture/draw"] == 1
+    good = [(r["productive_s"], r["goodput"]) for r in records if "loss" in r]
+    assert good == sorted(good) and 0 < good[0][0] and 0 < good[0][1] < good[-1][1] < 1, "the start is lost, and no more"
     loaded = run.load(trained)
     assert loaded.model.config.vocab_size == loaded.tokenizers.vocab.size
     ids = jnp.ones((1, 4), jnp.int32)
