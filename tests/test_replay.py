@@ -1,7 +1,10 @@
 """A flipped bit is found: its step and its leaf are named, and a run without one replays to the same bits."""
 
+import os
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ import pytest
 from gemini_mini import config, errors, replay
 from gemini_mini.train import checkpoint, faults, loop
 
+ROOT = Path(__file__).parent.parent
 CONFIG = """
 import test_loop
 from gemini_mini import config as config_lib
@@ -46,6 +50,23 @@ def test_a_sound_run_replays_to_the_same_bits(sound, capsys):
     assert again.check(14) == (12, None), "from the newest checkpoint before it"
     assert again.check(9) == (0, None), "from the start, where the checkpoints before it are gone"
     assert again.scan(3) == replay.SAME and capsys.readouterr().out.count("every leaf is as recorded") == 3
+
+
+@pytest.mark.slow
+def test_a_scanner_beside_a_live_run_checks_it_to_its_end_and_changes_nothing(sound, tmp_path):
+    folder, environment = tmp_path / "run", os.environ | {"PYTHONPATH": str(Path(__file__).parent), "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    (tmp_path / "c.py").write_text(CONFIG.replace("FOLDER", repr(str(folder))))
+    start = lambda *command: subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    with start("train.py", tmp_path / "c.py", "task.pause_s=3") as live:
+        while not (folder / "run.json").is_file():
+            assert live.poll() is None
+            time.sleep(0.1)
+        with start("-m", "gemini_mini.replay", folder, "--scan") as scanner:
+            assert "every leaf is as recorded" in scanner.stdout.readline() and live.poll() is None
+            said = scanner.communicate(timeout=300)[0]
+        assert scanner.returncode == replay.SAME and live.wait(1) == 0, said
+    assert all("as recorded" in line for line in said.splitlines())
+    assert (folder / "trace.bin").read_bytes() == (sound / "trace.bin").read_bytes()
 
 
 def test_a_flipped_bit_is_found_and_the_step_and_the_leaf_named(tmp_path, capsys, monkeypatch):
