@@ -16,7 +16,7 @@ from gemini_mini import errors, nn, parallel, vocab as vocabulary
 from gemini_mini.data import loader, mixture, packing, rows as stored
 from gemini_mini.model import decoder
 from gemini_mini.plan import hlo
-from gemini_mini.train import loss, optim, step as step_lib
+from gemini_mini.train import hosts, loss, optim, step as step_lib
 from tests import processes
 
 VOCAB = vocabulary.Vocab(300, 60, 40, "t")  # so large that a whole embedding is larger than any activation, as is a whole MLP
@@ -44,9 +44,8 @@ def loss_fn(module, batch, key):
 
 
 def keep() -> optax.GradientTransformation:
-    """Remembers the gradient in place of using it."""
-    zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)
-    return optax.GradientTransformation(zeros, lambda gradient, state, weights: (zeros(gradient), gradient))
+    """Remembers the gradient, and passes it on."""
+    return optax.GradientTransformation(lambda weights: jax.tree.map(jnp.zeros_like, weights), lambda gradient, state, weights: (gradient, gradient))
 
 
 @functools.cache
@@ -104,10 +103,10 @@ def test_rows_that_cannot_be_cut_are_refused():
 
 
 def train(shape, steps: int = 3, kind: str = "adamw", num_devices: int = 8) -> dict:
-    """Losses of a few steps on one batch, on a mesh over all processes, and the rows this one read."""
+    """Losses of a few steps on one batch, on a mesh over all processes, the first gradient, and the rows this one read."""
     devices, read = parallel.mesh(tuple(shape), jax.devices()[:num_devices]), []
     module = decoder.Decoder(CONFIG, nnx.Rngs(0))
-    optimizer = optim.make(optim.OptimConfig(kind, warmup=0.0, decay=0.0), nn.axes(module), steps)
+    optimizer = optax.chain(keep(), optim.make(optim.OptimConfig(kind, warmup=0.0, decay=0.0), nn.axes(module), steps))
     host = step_lib.init(module, optimizer)
     places = parallel.shardings(host, nn.axes(module), devices)
     state = jax.tree.map(lambda x, place: jax.make_array_from_callback(x.shape, place, np.asarray(x).__getitem__), host, places)
@@ -118,11 +117,12 @@ def train(shape, steps: int = 3, kind: str = "adamw", num_devices: int = 8) -> d
         read.append([ROWS * start // of, ROWS * stop // of])
         return jax.tree.map(lambda x: x[ROWS * start // of : ROWS * stop // of], batch(0))
 
-    seen = []
+    seen, first = [], {}
     for n in range(steps):
         state, metrics = step_fn(state, parallel.shard_rows(reading, n, devices))
         seen.append({name: float(value) for name, value in metrics.items()})
-    return {"seen": seen, "read": read}
+        first = first or {name: whole.tolist() for name, whole in hosts.whole(state.opt_state[0]).items()}
+    return {"seen": seen, "gradient": first, "read": read}
 
 
 @pytest.mark.slow
@@ -132,6 +132,7 @@ def test_several_processes_train_as_one_and_read_only_their_rows(count, shape, t
     alone = train(shape)
     for i, one in enumerate(together):
         assert one["read"] == [[ROWS * i // count, ROWS * (i + 1) // count]] * 3
+        check_equal((one["seen"][0]["loss"], one["gradient"]), (alone["seen"][0]["loss"], alone["gradient"]))
         for got, wanted in zip(one["seen"], alone["seen"], strict=True):
             assert abs(got["loss"] - wanted["loss"]) < LOSS_BOUND and abs(got["grad_norm"] / wanted["grad_norm"] - 1) < GRADIENT_BOUND
     assert alone["seen"][2]["loss"] < alone["seen"][0]["loss"] - 100 * LOSS_BOUND
