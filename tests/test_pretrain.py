@@ -20,7 +20,8 @@ from gemini_mini.decode import engine, grammar, sampling
 from gemini_mini.model import decoder, ring
 from gemini_mini.tasks import pretrain
 from gemini_mini.tokenizers import audio, bundle, image, text
-from gemini_mini.train import loop, metrics, optim
+from gemini_mini.train import hosts, loop, metrics, optim
+from tests import processes
 
 
 RED, BLUE = np.zeros((2, 16, 16, 3), np.uint8) + np.array([[200, 0, 0], [0, 0, 200]], np.uint8)[:, None, None]
@@ -76,6 +77,24 @@ def test_a_mesh_gives_one_devices_valid_losses(world, tmp_path, shape, monkeypat
     assert seen and set(seen) == {mesh.abstract_mesh}
     assert cut.keys() == alone.keys()
     np.testing.assert_allclose(list(cut.values()), list(alone.values()), rtol=1e-5)
+
+def to_its_end(world: str, folder: str) -> dict:
+    """What a run of two steps over a mesh of all devices says at its end; of two processes each calls this."""
+    e = experiment(Path(world), Path(folder))
+    loop.run(e.task, e.optim, dataclasses.replace(e.run, steps=2, mesh=(0, 2, 1, 1)), {})
+    hosts.meet("done")
+    return files.read_json(Path(folder) / "done.json")
+
+
+@pytest.mark.slow
+def test_several_processes_end_a_run_with_one_processs_figures_and_weights(world, tmp_path):
+    """The weights are never whole on a device."""
+    together = processes.together(2, "test_pretrain.to_its_end", [str(world), str(tmp_path / "two")], tmp_path)
+    alone = to_its_end(str(world), str(tmp_path / "one"))
+    assert together[0] == together[1] and together[0].keys() == alone.keys() and len(alone) > 2
+    assert max(abs(together[0][name] - value) for name, value in alone.items()) < 1e-4
+    weights = [files.load_arrays(tmp_path / name / "model.safetensors")[0] for name in ("one", "two")]
+    assert all(np.abs(weights[0][name] - weights[1][name]).max() < 1e-4 for name in weights[0])
 
 
 def test_training_learns_its_rows_and_the_run_loads(trained):

@@ -26,6 +26,7 @@ from rapidfuzz.distance import Levenshtein
 
 from gemini_mini import errors, files, nn
 from gemini_mini.tokenizers import audio, audio_io, audio_losses, logmel
+from gemini_mini.train import hosts
 
 EVAL_CLIPS = 256
 SHEET_CLIPS = 4
@@ -117,6 +118,7 @@ class TrainAudioTokenizer:
 
     def evals(self, module: audio_losses.AudioTrainer) -> dict[str, float | np.ndarray]:
         """Character error rates of reading the codes alone, how the codes are used; a sheet of spectrograms."""
+        module = hosts.small(module)
         read = jax.jit(lambda module, batch: module.read(batch.samples, batch.num_samples))
         figures, counts, changes, frames = {}, np.zeros(self.model.num_codes, np.int64), 0, 0
         for split in EVAL_SPLITS:

@@ -24,6 +24,7 @@ from PIL import Image
 
 from gemini_mini import errors, files, nn
 from gemini_mini.tokenizers import image
+from gemini_mini.train import hosts
 
 EVAL_PICTURES = 1024
 SHEET_PICTURES = 12
@@ -103,6 +104,7 @@ class TrainImageTokenizer:
 
     def evals(self, module: image.ImageTokenizer) -> dict[str, float | np.ndarray]:
         """Sharpness of each set, how evenly codes are used, whether pictures are recognised; a sheet."""
+        module = hosts.small(module)
         train = self.data.train[:EVAL_PICTURES]
         codes = image.encode_many(module, train)
         drawn = image.decode_many(module, codes)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray, UInt8
 from gemini_mini import files, nn
 from gemini_mini.evals import classifier
 from gemini_mini.tasks import image_tokenizer
+from gemini_mini.train import hosts
 
 MOST_MOVED = 2  # pixels
 NOISE = 16      # levels of 255
@@ -66,6 +67,7 @@ class TrainPictureClassifier:
 
     def evals(self, module: classifier.Classifier) -> dict[str, float]:
         """Disturbed pictures, trained on and never seen, that are found again among all real ones."""
+        module = hosts.small(module)
         rng, real = np.random.default_rng(0), np.concatenate([self.data.train, self.data.valid])
         disturbed = np.stack([disturb(picture, rng) for picture in real])
         found = classifier.nearest(classifier.features_of(module, disturbed), classifier.features_of(module, real))

@@ -131,8 +131,10 @@ class Pretrain:
         return jnp.where(hide, vocabulary.PAD, tokens)
 
     def evals(self, module: decoder.Decoder) -> dict[str, float | np.ndarray]:
-        """The losses, and prompts drawn: those of training stand before those of validation."""
+        """The losses, and prompts drawn: those of training stand before those of validation. Several processes draw none."""
         figures: dict[str, float | np.ndarray] = {**self.valid_losses(module)}
+        if jax.process_count() > 1:
+            return figures  # the sampler's loop reads its arrays, which here no process has whole
         if asked := drawn.questions(self.train_rows) + drawn.questions(self.valid_rows):  # together: one program draws them
             figures["wanted_and_drawn"] = drawn.sheet(module, self.tokenizers, asked)
         return figures

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.experimental import multihost_utils
+
+from gemini_mini import nn
 
 
 def is_first() -> bool:
@@ -30,7 +32,18 @@ def least(number: int) -> int:
 
 
 def whole(tree):
-    """Arrays that are spread over processes, whole on the devices of each; every process must ask."""
+    """Arrays that are spread over processes, whole in the memory of each host; every process must ask.
+
+    They come one by one, and not to stay on accelerators, none of which may have room for all.
+    """
     if jax.process_count() == 1:
         return tree
-    return jax.tree.map(jnp.asarray, multihost_utils.process_allgather(tree, tiled=True))
+    here = jax.local_devices(backend="cpu")[0]
+    return jax.tree.map(lambda x: jax.device_put(multihost_utils.process_allgather(x, tiled=True), here), tree)
+
+
+def small(module: nnx.Module) -> nnx.Module:
+    """A module that fits on one device, whole on one of each process; every process must ask."""
+    if jax.process_count() == 1:
+        return module
+    return nn.with_weights(module, jax.device_put(whole(nn.weights(module)), jax.local_devices()[0]))

@@ -43,7 +43,7 @@ class Task(Protocol):
     def loss(self, module: nnx.Module, batch, key) -> tuple[jax.Array, dict[str, jax.Array]]: ...
 
     def evals(self, module: nnx.Module) -> dict[str, Any]:
-        """Figures and pictures of the module as it is now, on validation data."""
+        """Figures and pictures of the module as it is now, on validation data; every process asks, and its weights are spread."""
 
     def export(self, module: nnx.Module, folder: Path) -> None:
         """Write what later stages and the sampler read."""
@@ -124,10 +124,10 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
             if copies:
                 copies.forget()
             rollbacks.add(diverged, to=max(checkpoint.steps(folder / "checkpoints"), default=0))
-    trained = nn.with_weights(built.module, hosts.whole(state.weights))
+    whole = hosts.whole(state.weights)
     if hosts.is_first():
-        task.export(trained, folder)  # before the figures: they need more memory
-    figures = task.evals(trained)
+        task.export(nn.with_weights(built.module, whole), folder)  # before the figures: they need more memory
+    figures = task.evals(nn.with_weights(built.module, state.weights))
     if not hosts.is_first():
         return
     if not metrics_lib.has(folder, steps, figures):  # else it was killed just after this line
@@ -166,7 +166,7 @@ def _train(task: Task, config: RunConfig, started: dict, built: setup.Built, rol
             is_copy = copies and done % copies.every == 0
             if is_eval or is_save or is_copy:
                 is_good = record.settle()
-                figures = task.evals(nn.with_weights(built.module, hosts.whole(state.weights))) if is_eval else {}
+                figures = task.evals(nn.with_weights(built.module, state.weights)) if is_eval else {}
                 if is_eval:
                     record.figures(done, figures)
                 if is_save and is_good:  # a roll-back must lead out of the bad steps
