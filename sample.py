@@ -96,7 +96,11 @@ def main() -> None:
         raise errors.InputError("--num-samples: is for one prompt; leave it out, or repeat the lines of --prompts")
     words = args.parts
     if args.prompts:
-        with sys.stdin if args.prompts == "-" else open(args.prompts, encoding="utf-8") as file:
+        try:
+            file = sys.stdin if args.prompts == "-" else open(args.prompts, encoding="utf-8")
+        except OSError as error:
+            raise errors.InputError(f"--prompts: {args.prompts} cannot be read ({error.strerror}); check the path") from None
+        with file:
             prompts = talk.read_prompts(file, args.prompts)
     elif not args.interactive:
         words = words or ([] if sys.stdin.isatty() else talk.read_lines(sys.stdin))

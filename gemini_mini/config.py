@@ -33,10 +33,10 @@ class Experiment:
 def load(path: str, overrides: list[str]) -> Experiment:
     """The experiment of a config file, with overrides such as "optim.lr=1e-3".
 
-    Raises: InputError when the file has no config() or an override does not fit.
+    Raises: InputError when there is no such file of Python, it has no config() or an override does not fit.
     """
-    if not Path(path).is_file():
-        raise errors.InputError(f"{path}: no such config file; configs/ holds the ones that come with the project")
+    if not Path(path).is_file() or Path(path).suffix != ".py":
+        raise errors.InputError(f"{path}: no such config file (.py); configs/ holds the ones that come with the project")
     spec = importlib.util.spec_from_file_location("config_file", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

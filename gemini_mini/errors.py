@@ -1,7 +1,8 @@
 """Errors a user can act on: one sentence, no traceback.
 
 An `InputError` says where, what must hold, what was got and what to do: exit code BAD_INPUT, and to start again
-changes nothing. A full disk or a lost file is the machine's: MACHINE_FAILED, and to start again may help.
+changes nothing. So does a path that leads through a file as if it were a folder, or the reverse, whoever meets it.
+A full disk or a lost file is the machine's: MACHINE_FAILED, and to start again may help.
 Anything else that escapes is a bug of ours and keeps its traceback.
 """
 
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable
 
 BAD_INPUT, MACHINE_FAILED = 2, 74  # as argparse ends, and as EX_IOERR of sysexits.h
+MISTYPED = NotADirectoryError, IsADirectoryError, FileExistsError
 
 
 class InputError(ValueError):
@@ -19,6 +21,9 @@ def run(main: Callable[[], None]) -> None:
     """Run a command; turn bad input and failing disks into one line and their exit codes."""
     try:
         main()
+    except MISTYPED as error:
+        print(f"error: {error.filename}: a file stands where a folder must be, or the reverse; check the path", file=sys.stderr)
+        raise SystemExit(BAD_INPUT) from None
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(BAD_INPUT if isinstance(error, InputError) else MACHINE_FAILED) from None

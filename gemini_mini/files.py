@@ -27,9 +27,11 @@ CACHE = Path.home() / ".cache" / "gemini_mini" / platform.node()  # compiled pro
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all.
 
-    Raises: OSError naming the path when the disk is full or not writable.
+    Raises: InputError when `path` is a folder, OSError naming it when the disk is full or not writable.
     """
     path = Path(path)
+    if path.is_dir():
+        raise errors.InputError(f"{path}: is a folder, and a file is to be written there; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -53,7 +55,7 @@ def read_json(path: str | Path) -> object:
     """Read JSON. Raises: InputError when the file is missing or not JSON."""
     try:
         return json.loads(Path(path).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise errors.InputError(f"{path}: no such file; the step that writes it has not run") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise errors.InputError(f"{path}: must be JSON, but {error}; make it again") from None

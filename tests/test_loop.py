@@ -410,6 +410,8 @@ errors.run(main)
         assert checkpoint.steps(tmp_path / "checkpoints") == [1]
         assert not list((tmp_path / "checkpoints").glob(".*")) and not list(tmp_path.glob(".*"))
         assert files.load_arrays(tmp_path / "model.safetensors")[0]["w"].tolist() == [1] * 4
+    with pytest.raises(errors.InputError, match="is a folder"):
+        files.write_bytes(tmp_path, b"")
 
 
 @pytest.mark.parametrize("field", ["steps", "log_every", "save_every", "keep", "max_bad"])

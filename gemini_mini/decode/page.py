@@ -126,8 +126,8 @@ def write(path: str | Path, title: str, body: str) -> None:
 
 
 def check_folder(folder: str | Path | None) -> None:
-    """Raise InputError when the folder asked for holds something already."""
-    if folder is not None and Path(folder).exists() and any(Path(folder).iterdir()):
+    """Raise InputError when the folder asked for holds something already, or is a file."""
+    if folder is not None and Path(folder).exists() and (Path(folder).is_file() or any(Path(folder).iterdir())):
         raise errors.InputError(f"{folder}: must be new or empty, so that nothing is overwritten; choose another --out")
 
 

@@ -32,7 +32,7 @@ from data_prep import emoji_world, worlds
 from gemini_mini import errors, files, memory, parallel
 from gemini_mini import run as run_lib
 from gemini_mini.evals import album as album_lib
-from gemini_mini.evals import answerer, chart, failures, suite, task
+from gemini_mini.evals import answerer, chart, classifier, failures, suite, task
 
 ROOT = Path(__file__).parent.parent.parent
 CODE = tuple(file for folder in ("data_prep", "gemini_mini/decode", "gemini_mini/evals") for file in sorted((ROOT / folder).rglob("*.py")))
@@ -78,6 +78,8 @@ def main() -> None:
         raise errors.InputError(f"{args.run}: is a released file, and says neither what to ask nor where figures go; give --world and --out")
     if args.out and not args.run.is_file():  # what was opened of a run must stand in its folder
         raise errors.InputError(f"--out: is for a released file, and {args.run} is none; its figures stand in the run folder")
+    if args.classifier:
+        classifier.load(args.classifier)  # a mistyped one is told of before anything is asked
     run, out = run_lib.load(args.run, parallel.read_mesh(args.mesh) if args.mesh else None), args.out or args.run
     run_lib.check_guidance(run, args.guidance)
     world = worlds.embedded(args.world or Path(run.settings["task"]["rows"]).parent / "world")

@@ -114,6 +114,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="most questions of a task")
     parser.add_argument("--chat", action="store_true", help="the question is the user's, the answer the model's")
     args = parser.parse_args()
+    if args.include and not args.include.is_dir():
+        raise errors.InputError(f"--include: {args.include} is no folder; give one that holds tasks in YAML")
     if lm_eval is None:
         raise errors.InputError("the harness is not installed; run: pip install 'gemini_mini[harness]'")
     found = lm_eval.simple_evaluate(

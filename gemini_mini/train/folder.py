@@ -9,7 +9,9 @@ FREE = ("mesh", "save_every", "keep", "keep_every", "keep_best", "flip")
 
 
 def started(folder: Path, settings: dict, inputs: dict) -> dict | None:
-    """What run.json says, or None before the first start. Raises: InputError when it is of another run."""
+    """What run.json says, or None before the first start. Raises: InputError when it is of another run, or `folder` a file."""
+    if folder.is_file():
+        raise errors.InputError(f"{folder}: is a file; set run.folder=... to a folder, new or of this run")
     if not (folder / "run.json").is_file():
         return None
     found = files.read_json(folder / "run.json")
