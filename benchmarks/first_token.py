@@ -6,6 +6,7 @@ shown when it is whole, so the answer is to be text. Then where the time goes: t
 kept of earlier ones, then twice with the compiled programs of the first.
 """
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -50,17 +51,22 @@ def timed(run: str, parts: list[str]) -> None:
     laps.end()
 
 
-if __name__ == "__main__":
-    run, *parts = sys.argv[1:]
-    parts = parts or ["Draw: red heart"]
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN", help="folder that train.py made, or a released file")
+    parser.add_argument("parts", metavar="PART", nargs="*", default=["Draw: red heart"], help="as of sample.py (default %(default)s)")
+    args = parser.parse_args()
     if stages.IS_TIMED:
-        timed(run, parts)
-    else:
-        with tempfile.TemporaryDirectory() as kept:
-            cold = [waited(run, parts, empty) for empty in (tempfile.mkdtemp(dir=kept) for _ in range(NUM_TIMES))]
-            waited(run, parts, kept)
-            warm = [waited(run, parts, kept) for _ in range(NUM_TIMES)]
-        for name, seconds in (("cold", cold), ("warm", warm)):
-            print(f"sample.py to its first token, {name}: median {statistics.median(seconds):.2f} s of "
-                  + ", ".join(f"{each:.2f}" for each in seconds), flush=True)
-        stages.in_processes("benchmarks.first_token", ("cold", "cached", "cached again"), [run, *parts])
+        return timed(args.run, args.parts)
+    with tempfile.TemporaryDirectory() as kept:
+        cold = [waited(args.run, args.parts, empty) for empty in (tempfile.mkdtemp(dir=kept) for _ in range(NUM_TIMES))]
+        waited(args.run, args.parts, kept)
+        warm = [waited(args.run, args.parts, kept) for _ in range(NUM_TIMES)]
+    for name, seconds in (("cold", cold), ("warm", warm)):
+        print(f"sample.py to its first token, {name}: median {statistics.median(seconds):.2f} s of "
+              + ", ".join(f"{each:.2f}" for each in seconds), flush=True)
+    stages.in_processes("benchmarks.first_token", ("cold", "cached", "cached again"), [args.run, *args.parts])
+
+
+if __name__ == "__main__":
+    main()

@@ -4,13 +4,13 @@ The config may be any of the three that the loop trains. A line with CPU-millise
 placed on its devices, and of a step, the median of some, and the ratio.
 """
 
-import sys
+import argparse
 import time
 
 import jax
 import numpy as np
 
-from gemini_mini import config
+from gemini_mini import config, errors
 from gemini_mini.train import setup
 
 BATCHES, STEPS = 100, 5
@@ -23,7 +23,11 @@ def timed(function) -> tuple[float, float]:
 
 
 def main() -> None:
-    experiment = config.load(sys.argv[1], sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("overrides", nargs="*", metavar="name=value")
+    args = parser.parse_args()
+    experiment = config.load(args.config, args.overrides)
     run = experiment.run
     built = setup.build(experiment.task, experiment.optim, run, run.steps)
     state, batches, steps = built.fresh(), [], []
@@ -39,9 +43,9 @@ def main() -> None:
 
         steps.append(timed(step))
     (batch_cpu, batch_wall), (step_cpu, step_wall) = np.median(batches[1:], axis=0), np.median(steps[1:], axis=0)
-    print(f"{sys.argv[1]}: batch {batch_cpu:.2f} CPU-ms {batch_wall:.2f} ms, step {step_cpu:.0f} CPU-ms {step_wall:.0f} ms, "
+    print(f"{args.config}: batch {batch_cpu:.2f} CPU-ms {batch_wall:.2f} ms, step {step_cpu:.0f} CPU-ms {step_wall:.0f} ms, "
           f"loader {step_cpu / batch_cpu:.0f} times as fast by CPU, {step_wall / batch_wall:.0f} by the clock")
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

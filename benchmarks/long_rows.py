@@ -9,6 +9,7 @@ about 256 ids. "of its arithmetic" is the time of a token beside that of the sho
 with causal attention: 1 or less grows no faster than attention's own arithmetic.
 """
 
+import argparse
 import resource
 import subprocess
 import sys
@@ -88,10 +89,15 @@ def measure(what: str, kind: str, length: int, documents: int) -> str:
 
 
 def main() -> None:
-    if len(sys.argv) == 5:
-        print(measure(*sys.argv[1:3], *map(int, sys.argv[3:])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("attention", "step"))
+    parser.add_argument("variant", nargs="*", help=argparse.SUPPRESS)  # in a process of its own
+    args = parser.parse_args()
+    if args.variant:
+        kind, *sizes = args.variant
+        print(measure(args.what, kind, *map(int, sizes)))
         return
-    what = sys.argv[1]
+    what = args.what
     base, flops = {}, lambda length: decoder.DecoderConfig(VOCAB.size).flops_per_token(length)
     for variant in {"attention": ATTENTION, "step": STEP}[what]:
         line = subprocess.run([sys.executable, __file__, what, *map(str, variant)], check=True, capture_output=True, text=True).stdout.strip()

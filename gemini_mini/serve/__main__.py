@@ -4,8 +4,9 @@
     python -m gemini_mini.serve runs/demo
 
 Type, drop pictures, sounds and clips, or record; text streams and pictures grow row by row. The page is
-open to this machine alone, loads nothing from elsewhere, and keeps nothing once it is closed. From
-another machine: ssh -L 8000:127.0.0.1:8000 HOST. Ctrl-C ends the answer under way and the page.
+open to this machine alone, loads nothing from elsewhere, and keeps nothing on disk; the conversations used last
+stay in memory until the program ends. From another machine: ssh -L 8000:127.0.0.1:8000 HOST. Ctrl-C ends the
+answer under way and the page.
 """
 
 import argparse
