@@ -15,5 +15,5 @@ def config() -> config_lib.Experiment:
     return config_lib.Experiment(
         task=image_tokenizer.TrainImageTokenizer(world="data/demo/world"),
         optim=optim.OptimConfig(kind="muon", lr=3e-3, muon_lr=8e-3, decay=0.6, beta2=0.99),
-        run=loop.RunConfig(folder="runs/demo-image", steps=1000, max_minutes=2.0, save_every=250),
+        run=loop.RunConfig(folder="runs/demo-image", steps=1000, max_minutes=2.0, eval_every=250, save_every=250),
     )

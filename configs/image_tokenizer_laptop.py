@@ -4,6 +4,7 @@
     python -m data_prep.large_pictures data/laptop/world --out data/laptop/large
     python train.py configs/image_tokenizer_laptop.py
 
+An evaluation reads every picture that is trained on, half a minute of a core: it is made rarely.
 Papers: VQ-VAE, arXiv 1711.00937; Muon, arXiv 2502.16982.
 """
 
@@ -20,5 +21,5 @@ def config() -> config_lib.Experiment:
             model=image.ImageTokenizerConfig(num_codes=4096, width=192, hidden=512, shifted=12, encoder_shifted=12),
         ),
         optim=optim.OptimConfig(kind="muon", lr=3e-3, muon_lr=8e-3, decay=0.6, beta2=0.99),
-        run=loop.RunConfig(folder="runs/laptop-image", steps=2600, max_minutes=25.0, save_every=200),
+        run=loop.RunConfig(folder="runs/laptop-image", steps=2600, max_minutes=25.0, eval_every=1000, save_every=200),
     )

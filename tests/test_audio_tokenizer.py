@@ -14,9 +14,11 @@ import soundfile
 from flax import nnx
 from scipy import signal
 
+import events
 from gemini_mini import errors, files, nn
 from gemini_mini.tasks import audio_tokenizer as task_lib
 from gemini_mini.tokenizers import audio, audio_io, audio_losses, conformer, logmel, vocoder
+from gemini_mini.train import loop, optim
 
 RATE = 16_000
 SMALL = audio.AudioTokenizerConfig(width=32, heads=2, layers=2, around=4, window=3, hidden=32, num_codes=64, code_dim=8)
@@ -310,6 +312,27 @@ def test_attention_is_its_definition_within_a_window(frames, window):
             np.testing.assert_allclose(got[row, t], wanted, atol=1e-5)
 
 
+def test_a_block_is_its_formula():
+    block, x, valid = conformer.Block(8, 2, 4, 5, 16, nnx.Rngs(0)), 10 * noise(0, 1, 12, 8), jnp.ones((1, 12), bool)
+    got = np.asarray(jax.jit(conformer.Block.__call__)(block, x, valid))
+    normal = lambda x: x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-6)
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))
+    gelu = lambda x: x / 2 * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+    def mlp(of, x):
+        return (gelu(x @ of.gate[...]) * (x @ of.up[...])) @ of.down[...]
+
+    x = x + mlp(block.before, normal(x)) / 2
+    x = x + np.asarray(jax.jit(conformer.Attention.__call__)(block.attention, x, valid))  # whose law is above
+    of = block.convolution
+    gated = normal(x) @ of.up[...] * sigmoid(normal(x) @ of.gate[...])
+    wide = np.pad(gated, ((0, 0), (2, 2), (0, 0)))
+    near = normal(sum(wide[:, i : i + 12] * of.depthwise[...][i] for i in range(5)))
+    x = x + near * sigmoid(near) @ of.down[...]
+    x = x + mlp(block.after, normal(x)) / 2
+    np.testing.assert_allclose(got, normal(x), atol=1e-5)
+
+
 def test_every_layer_ignores_what_is_not_valid():
     block = conformer.Block(8, 2, 4, 5, 16, nnx.Rngs(0))
     x, other = noise(0, 1, 12, 8), noise(1, 1, 12, 8)
@@ -518,6 +541,15 @@ def test_recorded_speech_is_read_from_a_folder(tmp_path):
     listing.write_text("three.wav\tthree\n")
     with pytest.raises(errors.InputError, match="three.wav: no such file"):
         task_lib.read_folder(tmp_path)
+
+
+@pytest.mark.slow
+def test_every_evaluation_shows_what_is_kept(task, tmp_path):
+    task = dataclasses.replace(task, short=(0.7, 4, 8), long=(1.2, 4, 8))  # for 8 devices
+    loop.run(task, optim.OptimConfig(lr=0.1), loop.RunConfig(str(tmp_path), steps=2, eval_every=1), {})
+    shown = events.read(tmp_path)["original_and_decoded"]
+    originals, decoded = (np.stack([sheet[place] for sheet in shown.values()]) for place in np.split(np.arange(2 * logmel.NUM_MEL), 2))
+    assert shown.keys() == {1, 2} and (originals[0] == originals[1]).all() and (decoded[0] != decoded[1]).any()
 
 
 @pytest.mark.slow

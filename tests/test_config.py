@@ -1,6 +1,7 @@
 """Settings: every config file builds, overrides are checked, sizes are the documents'."""
 
 import dataclasses
+import inspect
 import json
 from pathlib import Path
 
@@ -20,6 +21,8 @@ DEMO = next(c for c in CONFIGS if c.endswith("/demo.py"))
 def test_every_config_builds_and_is_json(path):
     experiment = config.load(path, [])
     assert json.loads(json.dumps(config.to_json(experiment)))["run"]["folder"]
+    if "original_and_decoded" in inspect.getsource(type(experiment.task)):  # how it learns is to be seen, as the README says
+        assert 0 < experiment.run.eval_every <= experiment.run.steps / 2
     assert '"""' in Path(path).read_text()[:3], "a header says paper, command, expected time and score"
 
 

@@ -12,9 +12,11 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+import events
 from gemini_mini import errors, files, nn
 from gemini_mini.tasks import image_tokenizer as task_lib
 from gemini_mini.tokenizers import image, image_io, quantisers
+from gemini_mini.train import loop, optim
 
 SMALL = image.ImageTokenizerConfig(
     num_codes=32, code_dim=4, width=24, hidden=32, encoder_layers=1, decoder_layers=2, shifted=2)
@@ -39,7 +41,7 @@ def on_canvas(picture: jax.Array, top: int, left: int, size: int) -> jax.Array:
 # Laws of white: they hold for any weights, so random ones test them.
 
 
-@pytest.mark.parametrize(("height", "width"), [(4, 4), (16, 16), (8, 24), (32, 32), (64, 12)])
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (16, 16), (8, 24), (32, 32), (64, 12), (64, 32), (64, 64), (128, 128)])
 def test_any_multiple_of_the_patch_works_and_ids_are_in_range(tokenizer, height, width):
     codes = tokenizer.encode(noise(2, height, width))
     drawn = tokenizer.decode(codes)
@@ -403,6 +405,15 @@ def test_a_batch_is_a_function_of_seed_and_step(world):
     assert (batch(5)[0] != batch(6)[0]).any()
     assert (batch(5)[0] != make_task(world).batches(10, seed=4)(5)[0]).any()
     assert make_task(world).batch_tokens() == 4 * 64 + 4 * 16 == sum(p[..., 0].size for p in batch(0)) // 16
+
+
+@pytest.mark.slow
+def test_every_evaluation_shows_what_is_kept(world, tmp_path):
+    task = dataclasses.replace(make_task(world), batch_pictures=8, batch_small=8)  # for 8 devices
+    loop.run(task, optim.OptimConfig(lr=0.1), loop.RunConfig(str(tmp_path), steps=2, eval_every=1), {})
+    shown = events.read(tmp_path)["original_and_decoded"]
+    originals, decoded = (np.stack([sheet.reshape(2, 2, 32, 12 * 32, 3)[:, row] for sheet in shown.values()]) for row in (0, 1))
+    assert shown.keys() == {1, 2} and (originals[0] == originals[1]).all() and (decoded[0] != decoded[1]).any()
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import events
 from gemini_mini import errors, files, nn
 from gemini_mini.data import mixture
 from gemini_mini.train import checkpoint, goodput, loop, machine, metrics, optim, step as step_lib, trace
@@ -223,14 +224,17 @@ def test_resumed_on_another_mesh_it_reads_the_same_data(whole, tmp_path):
 
 
 def test_a_finished_run_is_reused_and_another_is_refused(tmp_path, capsys):
-    train(tmp_path)
+    settings = lambda lr, **run: {"lr": lr, "run": {"seed": 0, "mesh": [0, 1, 1, 1], "eval_every": 8} | run}
+    train(tmp_path, settings=settings(1))
     before = (tmp_path / "model.safetensors").stat().st_mtime_ns
-    train(tmp_path)
+    train(tmp_path, settings=settings(1, mesh=[1, 8, 1, 1], eval_every=4))
     assert "reused" in capsys.readouterr().out and (tmp_path / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(errors.InputError, match="other settings .lr: 1 there, 2 now"):
-        train(tmp_path, settings={"lr": 2})
+        train(tmp_path, settings=settings(2))
+    with pytest.raises(errors.InputError, match="other settings .run.seed: 0 there, 1 now"):
+        train(tmp_path, settings=settings(1, seed=1))
     with pytest.raises(errors.InputError, match="other inputs .data: one there, two now"):
-        train(tmp_path, data="two")
+        train(tmp_path, settings=settings(1), data="two")
 
 
 def test_a_bad_step_changes_nothing_but_the_count(tmp_path):
@@ -357,6 +361,7 @@ def test_the_newest_the_best_and_every_so_many_are_kept(tmp_path):
 def test_a_run_keeps_its_best_evaluation(tmp_path):
     train(tmp_path, run={"eval_every": 4, "save_every": 100, "keep": 1, "keep_best": "-valid"})
     values = {r["step"]: r["valid"] for r in metrics.read(tmp_path) if "valid" in r}
+    assert values.keys() == events.read(tmp_path)["picture"].keys() == {4, 8, 12, 16, 20}
     del values[20]  # of the end, when nothing is chosen any more
     assert checkpoint.steps(tmp_path / "checkpoints") == sorted({max(values, key=values.get), 20})
     with pytest.raises(errors.InputError, match="run.keep_best: needs evaluations"):

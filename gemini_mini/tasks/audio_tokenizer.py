@@ -119,12 +119,11 @@ class TrainAudioTokenizer:
     def evals(self, module: audio_losses.AudioTrainer) -> dict[str, float | np.ndarray]:
         """Character error rates of reading the codes alone, how the codes are used; a sheet of spectrograms."""
         module = hosts.small(module)
-        read = jax.jit(lambda module, batch: module.read(batch.samples, batch.num_samples))
         figures, counts, changes, frames = {}, np.zeros(self.model.num_codes, np.int64), 0, 0
         for split in EVAL_SPLITS:
             wrong = letters = 0
             for batch in self.all_batches((split,), EVAL_CLIPS):
-                results = [np.asarray(x) for x in read(module, jax.tree.map(jnp.asarray, batch))]
+                results = [np.asarray(x) for x in _read(module, jnp.asarray(batch.samples), jnp.asarray(batch.num_samples))]
                 for codes, best, valid, wanted in zip(*results, batch.letters, strict=True):
                     codes, wanted = codes[valid], wanted[wanted != audio_losses.BLANK]
                     if len(wanted):  # what is not spelt is not judged
@@ -203,6 +202,9 @@ class TrainAudioTokenizer:
             spelt = self.speech.spell(clip.text)
             letters[row, : len(spelt)] = spelt
         return audio_losses.AudioBatch(samples, num_samples, letters)
+
+
+_read = jax.jit(audio_losses.AudioTrainer.read)  # compiled once for all evaluations
 
 
 @jax.jit

@@ -5,7 +5,7 @@ from pathlib import Path
 from gemini_mini import errors, files
 
 # Settings of the run that do not decide what is trained: they may change from one start to the next.
-FREE = ("mesh", "save_every", "keep", "keep_every", "keep_best", "flip")
+FREE = ("mesh", "eval_every", "save_every", "keep", "keep_every", "keep_best", "flip")
 
 
 def started(folder: Path, settings: dict, inputs: dict) -> dict | None:
