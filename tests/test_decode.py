@@ -392,6 +392,16 @@ def test_every_modality_has_its_own_sampling(model):
             assert again.tokens[0] == ids[at]
 
 
+def test_sounds_have_their_own_sampling(model):
+    rows, hot = [ROWS[2], *[ROWS[4][:5]] * 4], sampling.Sampling(9.0)  # four begin a sound
+
+    def sounds(**how):
+        answers = engine.generate(model, VOCAB, rows, dataclasses.replace(GREEDY, **how))[1:]
+        return [tokens[: np.flatnonzero(tokens == vocabulary.EOA)[0]].tolist() for tokens, *_ in answers]
+
+    assert sounds(text=hot, image=hot) == sounds() != sounds(audio=hot) and all(sounds())
+
+
 def test_streamed_tokens_are_the_answer(model):
     heard, whole = collections.defaultdict(list), {}
 
@@ -459,9 +469,9 @@ def read_calls(monkeypatch):
 
 
 def test_one_prefill_through_all_switches_of_modality(model, read_calls):
-    answers = engine.generate(model, VOCAB, ROWS, dataclasses.replace(WARM, seed=11))
+    answers = engine.generate(model, VOCAB, ROWS, dataclasses.replace(WARM, seed=12))
     kinds = {int(kind) for answer in answers for kind in stream.class_of(VOCAB)[answer.tokens]}
-    assert {TokenClass.PIECE, TokenClass.IMAGE_CODE, TokenClass.EOI} <= kinds
+    assert {TokenClass.PIECE, TokenClass.IMAGE_CODE, TokenClass.EOI, TokenClass.BOA, TokenClass.AUDIO_CODE, TokenClass.EOA} <= kinds
     assert len(read_calls) == 1 and read_calls[0][2] == sum(len(prompt) - 1 for prompt in ROWS)
 
 

@@ -339,10 +339,20 @@ def test_json_is_the_answer_in_parts_and_stdin_gives_the_prompt(command, tmp_pat
     assert any("picture" in part for line in map(json.loads, lines) for part in line["answer"])
     shown = Page((tmp_path / "out/tiny-1/index.html").read_text())
     assert len(shown.sources("img")) == 1 + sum("picture" in p for line in map(json.loads, lines) for p in line["answer"])
-    # A person reads the same answer, with the same picture.
-    told = command("draw", media / "red.png", *how)
+    # A person reads the same answer, with the same picture, which the terminal shows.
+    told = command("draw", media / "red.png", *how, "--pictures", "kitty")
     assert all(part["picture"].replace("tiny-1", "tiny-2") in told for part in json.loads(lines[0])["answer"])
     assert (tmp_path / "out/tiny-1/picture-1.png").read_bytes() == (tmp_path / "out/tiny-2/picture-1.png").read_bytes()
+    assert terminal.picture(np.asarray(PIL.Image.open(tmp_path / "out/tiny-2/picture-1.png")), "kitty") in told
+
+
+def test_a_sound_is_written_and_named(command, tmp_path):
+    lines = command("say it", "--json", "--modalities", "audio", "--num-samples", 2, "--seed", 1, *SHORT).splitlines()
+    named = [part["sound"] for line in map(json.loads, lines) for part in line["answer"]]
+    assert named and named == [f"out/tiny-1/sound-{number + 1}.wav" for number in range(len(named))]
+    samples, rate_hz = soundfile.read(tmp_path / "out/tiny-1/sound-1.wav")
+    assert rate_hz == 16_000 and len(samples) > 640 and np.abs(samples).max() > 0
+    assert len(Page((tmp_path / "out/tiny-1/index.html").read_text()).sources("audio")) == len(named)
 
 
 def test_a_batch_answers_every_line(command, tmp_path, media):
