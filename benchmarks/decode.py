@@ -2,7 +2,7 @@
 
     pip install -e '.[bench]'
     python benchmarks/decode.py                   both sizes, batches of 1 and 16
-    python benchmarks/decode.py --run runs/demo   a trained run alone: its first token and a picture
+    python benchmarks/decode.py --run runs/demo   a trained run alone: its first token, a picture, and what guidance costs
 
 Same shapes, random weights, a prompt of 32 ids each, greedy. The variants take turns in every round, so that other work
 on the machine strikes them alike, and run twice in each, of which the second counts; the figures are medians. CPU time
@@ -12,6 +12,7 @@ weights), which is measured in the same rounds.
 """
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -122,7 +123,7 @@ def compare(size: str, batch: int, rounds: int, leave_out: list[str]) -> None:
 
 
 def demo(folder: Path, rounds: int) -> None:
-    """Seconds to the first token after a picture, and of a picture of 8 × 8 codes, compiled and warm."""
+    """Time to the first token after a picture, and of a picture of 8 × 8 codes with guidance and without, compiled and warm."""
     model = api.load(folder)
     patch = model.run.tokenizers.image.config.patch
     picture = np.full((8 * patch, 8 * patch, 3), 200, np.uint8)
@@ -141,12 +142,20 @@ def demo(folder: Path, rounds: int) -> None:
 
     only_picture = options.Options(image_size=size, modalities=("image",), max_tokens=77)  # borders, lines and 64 codes
     ids = model.encode(["Draw: cat"])
-    for name, work in (("first token after a picture", first),
-                       ("a picture of 64 codes, decoded to pixels", lambda: len(model.answer([ids], only_picture)))):
-        work(), work()
-        found = [timed(work) for _ in range(rounds)]
-        print(f"{name}: {1000 * np.median([t['wall'] for t in found]):.0f} ms, best {1000 * min(t['wall'] for t in found):.0f}, "
-              f"{1000 * np.median([t['cpu'] for t in found]):.0f} CPU-ms (median of {rounds})", flush=True)
+    draw = lambda how: lambda: len(model.answer([ids], how))
+    works = {"first token after a picture": first, "a picture of 64 codes, decoded to pixels": draw(only_picture)}
+    if model.run.settings["task"].get("hide_prompts"):  # else it was not trained for guidance
+        works["the same with guidance"] = draw(dataclasses.replace(only_picture, guidance=1.5))
+    for work in works.values():
+        work()
+    found: dict[str, list[dict]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            work()
+            found[name].append(timed(work))
+    for name, times in found.items():
+        wall, cpu = (1000 * np.median([t[unit] for t in times]) for unit in ("wall", "cpu"))
+        print(f"{name}: {wall:.0f} ms, best {1000 * min(t['wall'] for t in times):.0f}, {cpu:.0f} CPU-ms (median of {rounds})", flush=True)
 
 
 def main() -> None:

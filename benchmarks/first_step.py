@@ -4,6 +4,7 @@ The command itself, `python train.py CONFIG ...`, from the start of its process 
 step: three times with nothing kept of earlier runs, and three times with the compiled programs of one before.
 """
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -31,11 +32,20 @@ def waited(arguments: list[str], cache: str) -> float:
     return seconds
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("settings", metavar="name=value", nargs="*", help="as of train.py; its run.folder is one of the benchmark's own")
+    args = parser.parse_args()
+    given = [args.config, *args.settings]
     with tempfile.TemporaryDirectory() as kept:
-        cold = [waited(sys.argv[1:], empty) for empty in (tempfile.mkdtemp(dir=kept) for _ in range(NUM_TIMES))]
-        waited(sys.argv[1:], kept)
-        cached = [waited(sys.argv[1:], kept) for _ in range(NUM_TIMES)]
+        cold = [waited(given, empty) for empty in (tempfile.mkdtemp(dir=kept) for _ in range(NUM_TIMES))]
+        waited(given, kept)
+        cached = [waited(given, kept) for _ in range(NUM_TIMES)]
     for name, times in (("cold", cold), ("cached", cached)):
         print(f"train.py to its first step, {name}: median {statistics.median(times):.2f} s of "
               + ", ".join(f"{each:.2f}" for each in times), flush=True)
+
+
+if __name__ == "__main__":
+    main()

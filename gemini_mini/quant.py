@@ -52,6 +52,11 @@ def under(name: str, packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {key: w.astype(np.float32) for key, w in unpack(here).items()}
 
 
+def tokenizer(name: str, arrays: dict[str, np.ndarray], meta: dict[str, str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Weights and config of a tokenizer out of a file of its own, as they are, or out of a released one (run.py)."""
+    return (under(name, arrays), {"config": meta[name]}) if name in meta else (arrays, meta)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Codes:

@@ -23,7 +23,7 @@ def test_a_benchmark_starts(path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT))  # as python -m
     monkeypatch.setattr(memory, "keep", lambda: None)  # would start all tests again
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
-    is_command = '__name__ == "__main__"' in source and path.stem != "first_step"  # which hands on all that it is given
+    is_command = '__name__ == "__main__"' in source
     try:
         with pytest.raises(SystemExit) if is_command else contextlib.nullcontext() as end:
             runpy.run_path(str(path), run_name="__main__" if is_command else path.stem)

@@ -15,7 +15,7 @@ import gemini_mini
 from gemini_mini import api, errors, files, nn, parallel, quant, release, run, stream
 from gemini_mini.evals import __main__ as command, answerer
 from gemini_mini.model import decoder
-from gemini_mini.tokenizers import audio, audio_io
+from gemini_mini.tokenizers import audio, audio_io, image
 
 SETTINGS = {"batch_rows": 8, "user_weight": 0.1, "answer_text_weight": 4.0, "rows": "nowhere",
             "stages": [{"name": "all", "until": 1.0, "weights": {"draw": 3.0, "name": 1.0}}]}
@@ -58,6 +58,11 @@ def test_a_released_file_answers_as_its_rounded_weights_do(model, released):
         assert np.abs(np.asarray(found[name]) - np.asarray(w)).max() <= step * 0.501
     assert loaded.tokenizers.text.decode(loaded.tokenizers.text.encode("a cat 🐈")) == "a cat 🐈"
     assert loaded.tokenizers.image.config == model.run.tokenizers.image.config
+
+
+def test_the_image_tokenizer_is_read_out_of_it(model, released):
+    found, whole = (nn.weights(t) for t in (image.load(released), run.load(released).tokenizers.image))
+    assert found.keys() == whole.keys() and all(np.array_equal(found[name], w) for name, w in whole.items())
 
 
 def test_the_audio_tokenizer_is_read_out_of_it(model, released, tmp_path):

@@ -372,10 +372,7 @@ def save(tokenizer: AudioTokenizer, path: str | Path) -> None:
 
 def load(path: str | Path) -> AudioTokenizer:
     """Read what `save` wrote, or the same out of a released file. Raises: InputError when it is missing, damaged or of another shape."""
-    arrays, meta = files.load_arrays(path)
-    if "audio" in meta:  # released: ../run.py says what else it holds
-        arrays, meta = quant.under("audio", arrays), {"config": meta["audio"]}
-    return of_arrays(arrays, meta, path)
+    return of_arrays(*quant.tokenizer("audio", *files.load_arrays(path)), path)
 
 
 def of_arrays(arrays: dict[str, np.ndarray], meta: dict[str, str], path: str | Path) -> AudioTokenizer:

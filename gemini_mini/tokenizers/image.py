@@ -33,7 +33,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray, UInt8
 
-from gemini_mini import errors, files, nn
+from gemini_mini import errors, files, nn, quant
 from gemini_mini.tokenizers import quantisers
 
 NEIGHBOURS = tuple((y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1))
@@ -237,8 +237,8 @@ def save(tokenizer: ImageTokenizer, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> ImageTokenizer:
-    """Read what `save` wrote. Raises: InputError when it is missing, damaged or of another shape."""
-    return of_arrays(*files.load_arrays(path), path)
+    """Read what `save` wrote, or the same out of a released file. Raises: InputError when it is missing, damaged or of another shape."""
+    return of_arrays(*quant.tokenizer("image", *files.load_arrays(path)), path)
 
 
 def of_arrays(arrays: dict[str, np.ndarray], meta: dict[str, str], path: str | Path) -> ImageTokenizer:
