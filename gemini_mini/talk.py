@@ -198,7 +198,7 @@ def read_prompts(file: Iterable[str], where: str) -> list[list[str]]:
         parts = value.get("parts") if isinstance(value, dict) else [value] if isinstance(value, str) else value
         if not isinstance(parts, list) or not parts or not all(isinstance(part, str) for part in parts):
             raise errors.InputError(f'{where}, line {number}: must be a text, a list of parts, or {{"parts": [...]}}, '
-                                    f"got {line.strip()[:60]!r}")
+                                    f"and a part a text or a path, in quotes; got {line.strip()[:60]!r}")
         try:
             prompt.check(parts)
         except errors.InputError as error:
