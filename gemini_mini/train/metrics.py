@@ -22,7 +22,8 @@ class Writer:
         kept = [line for line in read(folder) if line["step"] <= start_step]
         files.write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self.file = open(self.path, "a")
-        self.board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=start_step)
+        # Files are named by the second alone: one begun in the same second would take the other's place.
+        self.board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=start_step, filename_suffix=f".{start_step}")
 
     def write(self, step: int, values: dict[str, float | np.ndarray]) -> None:
         """Numbers go to both; pictures (uint8 [height, width, 3]) to TensorBoard alone."""
