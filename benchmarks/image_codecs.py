@@ -6,8 +6,7 @@ For each picture every codec is given the lowest quality at which its PSNR is at
 are left out: the bytes of an all-white picture's file, same size and settings, are subtracted. JPEG
 uses its standard Huffman tables, so that they cancel. Ours is codes × log2(codebook) / 8, and beside it
 the picture's part of a range coder's stream, as codecs have entropy coders too: all pictures of a split are
-written by the chances of image_prior.py's decoder, trained on the codes of training pictures, and read back. Codecs choose
-what they write by what it costs; with --price the codes are chosen so too, in a second line.
+written by the chances of image_prior.py's decoder, trained on the codes of training pictures, and read back.
 Photographs are those inside scikit-image's wheel, their shorter side shrunk to 256 pixels: the middle
 128 × 128, whole and cut into tiles. The classifier tells the groups of emoji apart ("animal", "food", ...); it learns from
 real training pictures and their shifted copies, and is asked about originals and their drawings.
@@ -125,7 +124,6 @@ def main() -> None:
     parser.add_argument("world", type=Path)
     parser.add_argument("--sheet", type=Path, help="PNG of originals above drawings")
     parser.add_argument("--prior-steps", type=int, default=1000, help="training of the entropy coder")
-    parser.add_argument("--price", type=float, default=0.0, help="squared distance of a code that is worth a bit; to be tuned on valid")
     args = parser.parse_args()
     tokenizer, world = image.load(args.tokenizer), emoji_world.load(args.world)
     photos = photographs()
@@ -143,11 +141,6 @@ def main() -> None:
               f"perplexity {2 ** task.entropy_bits(counts):.0f}")
         if originals.shape[1] == TILE_PIXELS:
             codecs(name, originals, drawn, our_bytes, coded_bytes(prior, codes))
-            if args.price:
-                chosen = prior.choose(originals, args.price)
-                again = image.decode_many(tokenizer, chosen)
-                quality(f"{name}, price {args.price:g}", originals, again)
-                codecs(f"{name}, price {args.price:g}", originals, again, our_bytes, coded_bytes(prior, chosen))
         if args.sheet:
             few = np.linspace(0, len(originals) - 1, min(12, len(originals))).astype(int)
             sheet = np.concatenate([np.concatenate(list(p[few]), axis=1) for p in (originals, drawn)])

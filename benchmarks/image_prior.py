@@ -29,7 +29,6 @@ class Prior:
         self.tokenizer, self.start = tokenizer, tokenizer.config.num_codes
         self.model = decoder.Decoder(decoder.DecoderConfig(vocab_size=self.start + 1, depth=3), nnx.Rngs(0))
         self.weights = nn.weights(self.model)
-        self._latents = jax.jit(lambda pictures: tokenizer.quantiser.bound(tokenizer._latents(pictures / 255.0)))
         self._chances = jax.jit(lambda weights, codes, place: jax.nn.softmax(self._logits(weights, codes, place)))
 
     def train(self, pictures: UInt8[np.ndarray, "N height width 3"], steps: int, seed: int = 0) -> None:
@@ -54,23 +53,6 @@ class Prior:
                 bar.info.update(bits=float(value) / np.log(2))
                 bar.advance()
 
-    def choose(self, pictures: UInt8[np.ndarray, "N height width 3"], price: float) -> Int[np.ndarray, "N Y X"]:
-        """Codes of `pictures`, one after another the one with the least squared distance + `price` × the bits it takes to write.
-
-        Codecs weigh so too (rate-distortion optimised quantisation). With a price of 0 they are the tokenizer's own.
-        """
-        book = np.asarray(self.tokenizer.quantiser.vectors())
-        found = []
-        for start in range(0, len(pictures), BATCH_PICTURES):
-            latents = np.asarray(self._latents(pictures[start : start + BATCH_PICTURES]))
-            flat = latents.reshape(len(latents), -1, latents.shape[-1])
-            codes = np.zeros(flat.shape[:2], np.int32)
-            for place in range(codes.shape[1]):
-                bits = -np.log2(np.maximum(self._foreseen(codes, place)[:, : len(book)], np.finfo(np.float32).tiny))
-                codes[:, place] = np.argmin(np.sum((flat[:, place, None] - book) ** 2, axis=-1) + price * bits, axis=1)
-            found.append(codes.reshape(latents.shape[:-1]))
-        return np.concatenate(found)
-
     def write(self, codes: Int[np.ndarray, "N Y X"]) -> bytes:
         """The codes of all pictures as one stream of a range coder, each code by the chance that was given to it."""
         encoder = constriction.stream.queue.RangeEncoder()
@@ -92,18 +74,15 @@ class Prior:
         return codes.reshape(shape)
 
     def _models(self, codes: Int[np.ndarray, "B A"], place: int) -> list[constriction.stream.model.Categorical]:
-        """The range coder's model of every picture's code at `place`."""
-        return [constriction.stream.model.Categorical(row, perfect=False) for row in self._foreseen(codes, place)]
-
-    def _foreseen(self, codes: Int[np.ndarray, "B A"], place: int) -> Float[np.ndarray, "B V"]:
-        """The chance of every code at `place` of each picture.
+        """The range coder's model of every picture's code at `place`.
 
         It reads the codes before and no other, and one program serves all batches: so the reader, for whom the
         rest are still zeros, is given the writer's chances to the last bit.
         """
         before = np.where(np.arange(codes.shape[1]) < place, codes, 0)
         filled = np.pad(before, ((0, BATCH_PICTURES - len(codes)), (0, 0)))
-        return np.asarray(self._chances(self.weights, filled, place))[: len(codes)]
+        chances = np.asarray(self._chances(self.weights, filled, place))[: len(codes)]
+        return [constriction.stream.model.Categorical(row, perfect=False) for row in chances]
 
     def _logits(self, weights: dict[str, Array], codes: Int[Array, "B A"], place: int | Array | None = None) -> Float[Array, "B ... V"]:
         """Logits of every code, or of those at `place` alone."""
