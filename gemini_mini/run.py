@@ -94,8 +94,8 @@ def _load_released(path: Path, mesh: Mesh | None, eight_bit: bool) -> Run:
         raise errors.InputError(f"{path}: is no released model; give a file of python -m gemini_mini.release, or a run folder")
     settings, digest, vocabulary_read = (json.loads(meta[name]) for name in ("settings", "digest", "vocabulary"))
     tokenizers = bundle.of(
-        text.TextTokenizer(arrays["text"].tobytes()), image.of_arrays(quant.under("image", arrays), {"config": meta["image"]}, path),
-        audio.of_arrays(quant.under("audio", arrays), {"config": meta["audio"]}, path), digest)
+        text.TextTokenizer(arrays["text"].tobytes()), image.of_arrays(*quant.tokenizer("image", arrays, meta), path),
+        audio.of_arrays(*quant.tokenizer("audio", arrays, meta), path), digest)
     vocabulary.check(vocabulary_read, tokenizers.vocab.fingerprint, str(path))
     model = _decoder(quant.under("decoder", arrays), tokenizers, settings, str(path), mesh, eight_bit)
     return Run(model, tokenizers, settings, path)

@@ -127,6 +127,7 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
     whole = hosts.whole(state.weights)
     if hosts.is_first():
         task.export(nn.with_weights(built.module, whole), folder)  # before the figures: they need more memory
+    del whole
     figures = task.evals(nn.with_weights(built.module, state.weights))
     if not hosts.is_first():
         return
