@@ -11,6 +11,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <vector>
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -33,6 +34,7 @@ namespace {
 
 constexpr int kRowMajor = 101, kAsIs = 111, kTurned = 112;  // as CBLAS numbers them
 constexpr int kTile = 16;                                   // rows and columns of a matrix unit
+constexpr int kManyRows = 32;                              // from so many on, a column is widened once for all of them
 constexpr double kAlone = 1e6;                              // multiplications below which other threads are not woken
 
 // Numbers of the longer side of a result for each thread, a multiple of `unit`.
@@ -105,8 +107,29 @@ constexpr int kLanes = 8, kRows = 2, kCols = 4;
 #endif
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 
+// What is multiplied. Whole numbers up to 127 are the same in bfloat16, so where the processor sums its products in float32 only x is rounded.
+#ifdef __AVX512BF16__
+constexpr int kStep = 32;  // numbers of a row that one instruction multiplies
+typedef uint16_t Number;
+typedef __m512bh Numbers;
+inline Numbers load(const Number* from) { return (Numbers)_mm512_loadu_si512(from); }
+inline void store(Numbers numbers, Number* to) { _mm512_storeu_si512(to, (__m512i)numbers); }
+inline Numbers load(const float* from) { return _mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + kLanes), _mm512_loadu_ps(from)); }
+inline __m512 widened(const int8_t* codes) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)codes))); }
+inline Numbers load(const int8_t* codes) { return _mm512_cvtne2ps_pbh(widened(codes + kLanes), widened(codes)); }
+inline Floats add(Floats sum, Numbers x, Numbers w) { return (Floats)_mm512_dpbf16_ps((__m512)sum, x, w); }
+#else
+constexpr int kStep = kLanes;
+typedef float Number;
+typedef Floats Numbers;
+inline Numbers load(const float* from) {
+  Floats numbers;
+  std::memcpy(&numbers, from, sizeof numbers);
+  return numbers;
+}
+inline void store(Numbers numbers, Number* to) { std::memcpy(to, &numbers, sizeof numbers); }
 // Compilers widen a loop of bytes one by one, so where they have them the instructions are named.
-inline Floats widened(const int8_t* codes) {
+inline Numbers load(const int8_t* codes) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)codes)));
 #elif defined(__AVX2__)
@@ -117,6 +140,8 @@ inline Floats widened(const int8_t* codes) {
   return wide;
 #endif
 }
+inline Floats add(Floats sum, Numbers x, Numbers w) { return sum + x * w; }
+#endif
 
 // In halves: one number after another takes as long as the products of a narrow matrix.
 inline float total(Floats sums) {
@@ -131,45 +156,61 @@ inline float total(Floats sums) {
 #endif
 }
 
-// R rows of x by C columns. A number of y is summed in the same order whatever R and C, so that a row is the same in any batch.
-template <int R, int C>
-inline void block(const float* x, const int8_t* codes, const float* scale, float* y, int inner, int cols) {
+// R rows of x by C columns, in 8 bits or widened. A number of y is summed in the same order whatever R and C, so that a row is the same in
+// any batch.
+template <int R, int C, typename Weight>
+inline void block(const Number* x, const Weight* w, const float* scale, float* y, int inner, int cols) {
   Floats sums[R][C] = {};
-  for (int k = 0; k < inner; k += kLanes) {
-    Floats wide[C];
+  for (int k = 0; k < inner; k += kStep) {
+    Numbers wide[C];
     for (int c = 0; c < C; ++c) {
-      if (k % 64 == 0) __builtin_prefetch(codes + int64_t{c + 2 * C} * inner + k);  // columns end before the processor foresees the next
-      wide[c] = widened(codes + int64_t{c} * inner + k);
+      if (sizeof(Weight) == 1 && k % 64 == 0)
+        __builtin_prefetch(w + int64_t{c + 2 * C} * inner + k);  // columns end before the processor foresees the next
+      wide[c] = load(w + int64_t{c} * inner + k);
     }
     for (int r = 0; r < R; ++r) {
-      Floats row;
-      std::memcpy(&row, x + int64_t{r} * inner + k, sizeof row);
-      for (int c = 0; c < C; ++c) sums[r][c] += row * wide[c];
+      const Numbers row = load(x + int64_t{r} * inner + k);
+      for (int c = 0; c < C; ++c) sums[r][c] = add(sums[r][c], row, wide[c]);
     }
   }
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < C; ++c) y[int64_t{r} * cols + c] = total(sums[r][c]) * scale[c];
 }
 
-template <int C>
-void columns(const float* x, const int8_t* codes, const float* scale, float* y, int rows, int inner, int cols) {
+template <int C, typename Weight>
+void columns(const Number* x, const Weight* w, const float* scale, float* y, int rows, int inner, int cols) {
   int r = 0;
-  for (; r + kRows <= rows; r += kRows) block<kRows, C>(x + int64_t{r} * inner, codes, scale, y + int64_t{r} * cols, inner, cols);
-  for (; r < rows; ++r) block<1, C>(x + int64_t{r} * inner, codes, scale, y + int64_t{r} * cols, inner, cols);
+  for (; r + kRows <= rows; r += kRows) block<kRows, C>(x + int64_t{r} * inner, w, scale, y + int64_t{r} * cols, inner, cols);
+  for (; r < rows; ++r) block<1, C>(x + int64_t{r} * inner, w, scale, y + int64_t{r} * cols, inner, cols);
+}
+
+template <typename From>
+void copy(const From* from, Number* to, int64_t size) {
+  for (int64_t i = 0; i < size; i += kStep) store(load(from + i), to + i);
 }
 
 ffi::Error Coded(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S8> w, ffi::Buffer<ffi::F32> scale,
                  ffi::ResultBuffer<ffi::F32> y) {
   const int rows = x.dimensions()[0], inner = x.dimensions()[1], cols = w.dimensions()[0];
-  if (inner % kLanes) return ffi::Error(ffi::ErrorCode::kInvalidArgument, "products: the summed axis must be a multiple of a vector's");
-  const float *in = x.typed_data(), *scales = scale.typed_data();
+  if (inner % kStep) return ffi::Error(ffi::ErrorCode::kInvalidArgument, "products: the summed axis must be a multiple of a vector's");
+  std::vector<Number> numbers(int64_t{rows} * inner);
+  copy(x.typed_data(), numbers.data(), numbers.size());
+  const Number* in = numbers.data();
+  const float* scales = scale.typed_data();
   const auto* codes = reinterpret_cast<const int8_t*>(w.untyped_data());
   float* out = y->typed_data();
   const int step = share(pool, double(rows) * cols * inner, cols, kCols);
+  const bool is_kept = rows >= kManyRows;
   in_parts(pool, cols, step, [=](int64_t first) {
     const int64_t end = std::min<int64_t>(first + step, cols);
+    std::vector<Number> kept(is_kept ? kCols * inner : 0);
     int64_t c = first;
-    for (; c + kCols <= end; c += kCols) columns<kCols>(in, codes + c * inner, scales + c, out + c, rows, inner, cols);
+    for (; c + kCols <= end; c += kCols) {
+      if (is_kept) {
+        copy(codes + c * inner, kept.data(), kept.size());
+        columns<kCols>(in, kept.data(), scales + c, out + c, rows, inner, cols);
+      } else columns<kCols>(in, codes + c * inner, scales + c, out + c, rows, inner, cols);
+    }
     for (; c < end; ++c) columns<1>(in, codes + c * inner, scales + c, out + c, rows, inner, cols);
   });
   return ffi::Error::Success();
