@@ -105,7 +105,7 @@ class Decoder(nnx.Module):
             x = self._scan(x, turns, segments)
         else:
             for block in self.blocks:
-                x = parallel.rows(block(x, turns, segments))
+                x = parallel.rows(_block(block, x, turns, segments))
         x = self.norm(x)
         return ring.from_zigzag(x) if parallel.context_size() > 1 else x
 
@@ -154,7 +154,7 @@ class Decoder(nnx.Module):
         return rows.astype(self.dtype) / EMBED_STD
 
 
-_step = jax.jit(Block.step)  # the blocks are alike: traced once, not once each
+_block, _step = jax.jit(Block.__call__), jax.jit(Block.step)  # the blocks are alike: traced once, not once each
 
 
 def logits(embed: Float[Array, "V D"] | quant.Codes, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
