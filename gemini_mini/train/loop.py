@@ -99,18 +99,19 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
         print(f"reused {folder} (trained, {started['steps']} steps)")
         return
     print(f"{folder}: compiling the training step (5 to 30 s)")
-    build = lambda steps: setup.build(task, optim_config, config, steps)
+    built = None
     if not started:
         begun, steps = time.time(), max(1, round(config.steps * config.budget))
         if config.max_minutes:
-            steps = machine.affordable_steps(build(steps), steps, config.max_minutes, str(folder))
+            built = setup.build(task, optim_config, config, steps)
+            steps = machine.affordable_steps(built, steps, config.max_minutes, str(folder))
         started = {"steps": steps, "begun": begun, "inputs": inputs}
     if hosts.is_first():
         files.write_json(folder / "run.json", started | {"settings": settings})
     hosts.meet("started")
     started = files.read_json(folder / "run.json")
     steps = started["steps"]
-    built = build(steps)
+    built = setup.build(task, optim_config, config, steps, built)
     rollbacks = recovery.Rollbacks(folder)
     while True:
         start, state = _resume(folder, built, copies)

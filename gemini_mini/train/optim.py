@@ -8,11 +8,12 @@ stable, decay, arXiv 2404.06395.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from optax import contrib
 
 from gemini_mini import nn
@@ -36,20 +37,37 @@ class OptimConfig:
     explode: float = 10.0  # a gradient of more than so many times the running mean of norms is skipped
 
 
-def schedule(config: OptimConfig, peak: float, steps: int) -> optax.Schedule:
-    """Warm up, hold at `peak`, decay to zero at `steps`."""
-    warmup, decay = round(config.warmup * steps), round(config.decay * steps)
-    return optax.join_schedules(
-        [optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak), optax.linear_schedule(peak, 0.0, decay)],
-        [warmup, steps - decay])
+class Progress(NamedTuple):
+    """Where a run is, kept beside the optimizer's moments: a program that reads it here serves runs of every length."""
+
+    count: Int[Array, ""]
+    steps: Int[Array, ""]
+
+
+def share(config: OptimConfig, count: Int[Array, ""], steps: Int[Array, ""] | int) -> Float[Array, ""]:
+    """Of the peak rate at step `count` of `steps`: warm up, hold, decay to zero."""
+    warmup, decay = jnp.round(config.warmup * steps), jnp.round(config.decay * steps)
+    rising = (count + (warmup == 0)) / jnp.maximum(warmup, 1)
+    return jnp.clip(jnp.minimum(rising, (steps - count) / jnp.maximum(decay, 1)), 0, 1)
 
 
 def make(config: OptimConfig, axes: Mapping[str, str], steps: int) -> optax.GradientTransformation:
     """The transformation of gradients, a dict by weight name, in a run of `steps` steps."""
-    clip = optax.clip_by_global_norm(config.clip)
+    return optax.chain(optax.clip_by_global_norm(config.clip), _at_peak(config, axes), _scheduled(config, steps))
+
+
+def _scheduled(config: OptimConfig, steps: int) -> optax.GradientTransformation:
+    def update(updates, now: Progress, weights=None):
+        at = share(config, now.count, now.steps)
+        return jax.tree.map(lambda x: at * x, updates), now._replace(count=now.count + 1)
+
+    return optax.GradientTransformation(lambda _: Progress(jnp.zeros((), jnp.int32), jnp.array(steps, jnp.int32)), update)
+
+
+def _at_peak(config: OptimConfig, axes: Mapping[str, str]) -> optax.GradientTransformation:
     if config.kind == "adamw":
-        return optax.chain(clip, optax.adamw(schedule(config, config.lr, steps), b2=config.beta2, weight_decay=config.weight_decay,
-                                             mask={name: len(letters.split()) > 1 for name, letters in axes.items()}))
+        return optax.adamw(config.lr, b2=config.beta2, weight_decay=config.weight_decay,
+                           mask={name: len(letters.split()) > 1 for name, letters in axes.items()})
     # An embedding's rows are not a linear map: orthogonalising it would tie unrelated ids together.
     kinds = {name: "muon" if len(letters.split()) == 2 and "V" not in letters else "nadam" for name, letters in axes.items()}
     matrices = lambda weights: jax.tree.map(lambda _: contrib.MuonDimensionNumbers(), weights)
@@ -57,9 +75,8 @@ def make(config: OptimConfig, axes: Mapping[str, str], steps: int) -> optax.Grad
         contrib.scale_by_muon(ns_steps=0, weight_dimension_numbers=matrices),  # Nesterov's momentum, of norm 1
         optax.stateless(lambda updates, _: jax.tree.map(orthogonal, updates)),
         optax.add_decayed_weights(config.weight_decay),
-        optax.scale_by_learning_rate(schedule(config, config.muon_lr, steps)))
-    nadam = optax.nadam(schedule(config, config.lr, steps), b2=config.beta2)
-    return optax.chain(clip, optax.partition({"muon": muon, "nadam": nadam}, kinds))
+        optax.scale_by_learning_rate(config.muon_lr))
+    return optax.partition({"muon": muon, "nadam": optax.nadam(config.lr, b2=config.beta2)}, kinds)
 
 
 def orthogonal(x: Float[Array, "D F"]) -> Float[Array, "D F"]:

@@ -20,8 +20,10 @@ class Built(NamedTuple):
     how: dict[str, Any]  # what decides the roundings of a step, as JSON values
 
 
-def build(task: Any, optim_config: optim.OptimConfig, run: Any, steps: int) -> Built:
+def build(task: Any, optim_config: optim.OptimConfig, run: Any, steps: int, like: Built | None = None) -> Built:
     """A run of `steps` steps of a loop.Task, schedule, mixture and all, as a loop.RunConfig says. Nothing is compiled before the first step.
+
+    The step is that of `like`, the same run at another length, if given: its program reads the length from the state.
 
     Raises: InputError when the mesh does not suit the devices, or products of `run.products` cannot be made here.
     """
@@ -38,8 +40,9 @@ def build(task: Any, optim_config: optim.OptimConfig, run: Any, steps: int) -> B
     places = parallel.shardings(jax.eval_shape(init), axes, devices)
     # Of many devices each makes only its own pieces: the whole may fit on none.
     fresh = (lambda: jax.device_put(init(), places)) if is_alone else jax.jit(init, out_shardings=places)
-    step = step_lib.make(module, task.loss, optimizer, run.seed, optim_config.explode, optim_config.clip)
+    step = like.step if like else parallel.compile_step(
+        step_lib.make(module, task.loss, optimizer, run.seed, optim_config.explode, optim_config.clip), places, devices)
     batches = task.batches(steps, run.seed)
     how = {"mesh": list(devices.shape.values()), "processes": jax.process_count(), "devices": devices.devices.flat[0].device_kind,
            "products": run.products, "jax": jax.__version__}
-    return Built(module, fresh, parallel.compile_step(step, places, devices), lambda n: parallel.shard_rows(batches, n, devices), how)
+    return Built(module, fresh, step, lambda n: parallel.shard_rows(batches, n, devices), how)
