@@ -86,7 +86,7 @@ def work(kind: str, dtype: str, products: matmul.Library) -> None:
 class Worker:
     def __init__(self, command: list[str]):
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.process.stdout.readline()
+        self.is_ready = bool(self.process.stdout.readline())  # else it has said why not
 
     def ask(self, what: str) -> tuple[float, float]:
         """Wall and CPU seconds."""
@@ -102,7 +102,7 @@ class Worker:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A training step, ours and PyTorch's.")
-    parser.add_argument("--torch-python", default="python")
+    parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=[""], help="variants whose names hold one of these")
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
@@ -114,6 +114,9 @@ def main() -> None:
     commands = {name: [sys.executable, "-m", "benchmarks.train_step", "--worker", json.dumps(w)] for name, w in VARIANTS}
     commands |= {name: [args.torch_python, str(PEER), "time", json.dumps(p | {"shape": shape, "rows": ROWS})] for name, p in PEERS}
     workers = {name: Worker(command) for name, command in commands.items() if any(part in name for part in args.only)}
+    if missing := [name for name, worker in workers.items() if not worker.is_ready]:
+        print(f"left out, for they cannot be run here: {', '.join(missing)}", flush=True)
+    workers = {name: worker for name, worker in workers.items() if worker.is_ready}
     spent, products, updates = ({name: [] for name in workers} for _ in range(3))
     for _ in range(args.rounds):
         for name, worker in workers.items():
