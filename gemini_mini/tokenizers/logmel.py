@@ -5,7 +5,7 @@
 Only frames that lie wholly inside the clip count, so padding behind a clip changes nothing.
 Frames are made by shifting and stacking hops, not by gathering: 400 = 2.5 hops of 160.
 Paper: USM (arXiv 2303.01037, section 2.7) reads 128 bins; with this FFT one of those would be empty,
-so here they are 80.
+and with one twice as long they are read no better (EXPERIMENTS.md), so here they are 80.
 Next: conformer.py, which reads the frames.
 """
 
