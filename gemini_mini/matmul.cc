@@ -34,7 +34,6 @@ namespace {
 
 constexpr int kRowMajor = 101, kAsIs = 111, kTurned = 112;  // as CBLAS numbers them
 constexpr int kTile = 16;                                   // rows and columns of a matrix unit
-constexpr int kManyRows = 32;                              // from so many on, a column is widened once for all of them
 constexpr double kAlone = 1e6;                              // multiplications below which other threads are not woken
 
 // Numbers of the longer side of a result for each thread, a multiple of `unit`.
@@ -100,36 +99,99 @@ ffi::Error Narrow(ffi::ThreadPool pool, ffi::Buffer<ffi::BF16> x, ffi::Buffer<ff
   return ffi::Error::Success();
 }
 
+#ifdef __AVX512VNNI__
+constexpr int kStep = 64, kRows = 4, kCols = 3;  // numbers multiplied at once; rows and columns whose sums fit the registers
+constexpr int kBase = 128, kLargest = 127 * kBase + 63, kLongest = 16384;
+
+typedef int32_t Sums __attribute__((vector_size(64)));
+
+// Rows of x as whole numbers of two digits of 8 bits, x = unit (128 high + low), each to a part in 32,638 of its row's largest. A number of y
+// is their products with the weights, summed exactly. The instruction wants one side without a sign, so weights are 128 too large
+// there, and what that adds is taken off again.
+struct Rows {
+  int inner, stride;
+  std::vector<int8_t> high, low;
+  std::vector<float> unit;
+  std::vector<int32_t> extra;  // of each row and lane
+
+  Rows(const float* x, int rows, int inner)
+      : inner(inner), stride((inner + kStep - 1) / kStep * kStep), high(int64_t{rows} * stride), low(high.size()), unit(rows), extra(rows * 16) {
+    for (int r = 0; r < rows; ++r, x += inner) {
+      __m512 most = _mm512_setzero_ps();
+      for (int k = 0; k < inner; k += 16) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(x + k)));
+      const float largest = _mm512_reduce_max_ps(most);
+      unit[r] = largest > 0 ? largest / kLargest : 1;
+      const __m512 each = _mm512_set1_ps(1 / unit[r]);
+      for (int k = 0; k < inner; k += 16) {
+        const __m512i number = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + k), each));
+        const __m512i digit = _mm512_srai_epi32(_mm512_add_epi32(number, _mm512_set1_epi32(kBase / 2)), 7);
+        const int64_t to = int64_t{r} * stride + k;
+        _mm_storeu_si128((__m128i*)&high[to], _mm512_cvtepi32_epi8(digit));
+        _mm_storeu_si128((__m128i*)&low[to], _mm512_cvtepi32_epi8(_mm512_sub_epi32(number, _mm512_slli_epi32(digit, 7))));
+      }
+      // 128 of every number in its lane.
+      __m512i twos = _mm512_setzero_si512(), ones = twos;
+      for (int k = 0; k < stride; k += kStep) {
+        const int64_t from = int64_t{r} * stride + k;
+        twos = _mm512_dpbusd_epi32(twos, _mm512_set1_epi8(-128), _mm512_loadu_si512(&high[from]));
+        ones = _mm512_dpbusd_epi32(ones, _mm512_set1_epi8(-128), _mm512_loadu_si512(&low[from]));
+      }
+      _mm512_storeu_si512(&extra[r * 16], _mm512_add_epi32(_mm512_slli_epi32(twos, 7), ones));
+    }
+  }
+};
+
+// R rows by C columns. Whatever R and C, a row is the same in any batch.
+template <int R, int C>
+inline void block(const Rows& x, int row, const int8_t* codes, const float* scale, float* y, int cols) {
+  Sums high[R][C] = {}, low[R][C] = {};
+  const int8_t *highs = &x.high[int64_t{row} * x.stride], *lows = &x.low[int64_t{row} * x.stride];
+  for (int k = 0; k < x.inner; k += kStep) {
+    const __mmask64 inside = ~__mmask64{0} >> (kStep - std::min(kStep, x.inner - k));
+    __m512i w[C];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      __builtin_prefetch(codes + int64_t{c + 2 * C} * x.inner + k);  // columns end before the processor foresees the next
+      w[c] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(inside, codes + int64_t{c} * x.inner + k), _mm512_set1_epi8(-128));
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const __m512i h = _mm512_loadu_si512(highs + int64_t{r} * x.stride + k), l = _mm512_loadu_si512(lows + int64_t{r} * x.stride + k);
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) {
+        high[r][c] = (Sums)_mm512_dpbusd_epi32((__m512i)high[r][c], w[c], h);
+        low[r][c] = (Sums)_mm512_dpbusd_epi32((__m512i)low[r][c], w[c], l);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    const __m512i extra = _mm512_loadu_si512(&x.extra[(row + r) * 16]);
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      const Sums sums = kBase * high[r][c] + low[r][c] - (Sums)extra;
+      y[int64_t{row + r} * cols + c] = _mm512_reduce_add_ps(_mm512_cvtepi32_ps((__m512i)sums)) * (x.unit[row + r] * scale[c]);
+    }
+  }
+}
+#else
 #ifdef __AVX512F__
 constexpr int kLanes = 16, kRows = 8, kCols = 3;  // of a vector; rows and columns whose sums of vectors fit the registers
 #else
 constexpr int kLanes = 8, kRows = 2, kCols = 4;
 #endif
+constexpr int kStep = 16, kLongest = 1 << 30;
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 
-// What is multiplied. Whole numbers up to 127 are the same in bfloat16, so where the processor sums its products in float32 only x is rounded.
-#ifdef __AVX512BF16__
-constexpr int kStep = 32;  // numbers of a row that one instruction multiplies
-typedef uint16_t Number;
-typedef __m512bh Numbers;
-inline Numbers load(const Number* from) { return (Numbers)_mm512_loadu_si512(from); }
-inline void store(Numbers numbers, Number* to) { _mm512_storeu_si512(to, (__m512i)numbers); }
-inline Numbers load(const float* from) { return _mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + kLanes), _mm512_loadu_ps(from)); }
-inline __m512 widened(const int8_t* codes) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)codes))); }
-inline Numbers load(const int8_t* codes) { return _mm512_cvtne2ps_pbh(widened(codes + kLanes), widened(codes)); }
-inline Floats add(Floats sum, Numbers x, Numbers w) { return (Floats)_mm512_dpbf16_ps((__m512)sum, x, w); }
-#else
-constexpr int kStep = kLanes;
-typedef float Number;
-typedef Floats Numbers;
-inline Numbers load(const float* from) {
-  Floats numbers;
-  std::memcpy(&numbers, from, sizeof numbers);
-  return numbers;
-}
-inline void store(Numbers numbers, Number* to) { std::memcpy(to, &numbers, sizeof numbers); }
+struct Rows {
+  const float* x;
+  int inner;
+
+  Rows(const float* x, int, int inner) : x(x), inner(inner) {}
+};
+
 // Compilers widen a loop of bytes one by one, so where they have them the instructions are named.
-inline Numbers load(const int8_t* codes) {
+inline Floats widened(const int8_t* codes) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)codes)));
 #elif defined(__AVX2__)
@@ -140,8 +202,6 @@ inline Numbers load(const int8_t* codes) {
   return wide;
 #endif
 }
-inline Floats add(Floats sum, Numbers x, Numbers w) { return sum + x * w; }
-#endif
 
 // In halves: one number after another takes as long as the products of a narrow matrix.
 inline float total(Floats sums) {
@@ -156,62 +216,49 @@ inline float total(Floats sums) {
 #endif
 }
 
-// R rows of x by C columns, in 8 bits or widened. A number of y is summed in the same order whatever R and C, so that a row is the same in
-// any batch.
-template <int R, int C, typename Weight>
-inline void block(const Number* x, const Weight* w, const float* scale, float* y, int inner, int cols) {
+// R rows by C columns. A number of y is summed in the same order whatever R and C, so that a row is the same in any batch.
+template <int R, int C>
+inline void block(const Rows& x, int row, const int8_t* codes, const float* scale, float* y, int cols) {
   Floats sums[R][C] = {};
-  for (int k = 0; k < inner; k += kStep) {
-    Numbers wide[C];
+  for (int k = 0; k < x.inner; k += kLanes) {
+    Floats wide[C];
     for (int c = 0; c < C; ++c) {
-      if (sizeof(Weight) == 1 && k % 64 == 0)
-        __builtin_prefetch(w + int64_t{c + 2 * C} * inner + k);  // columns end before the processor foresees the next
-      wide[c] = load(w + int64_t{c} * inner + k);
+      if (k % 64 == 0) __builtin_prefetch(codes + int64_t{c + 2 * C} * x.inner + k);  // columns end before the processor foresees the next
+      wide[c] = widened(codes + int64_t{c} * x.inner + k);
     }
     for (int r = 0; r < R; ++r) {
-      const Numbers row = load(x + int64_t{r} * inner + k);
-      for (int c = 0; c < C; ++c) sums[r][c] = add(sums[r][c], row, wide[c]);
+      Floats numbers;
+      std::memcpy(&numbers, x.x + int64_t{row + r} * x.inner + k, sizeof numbers);
+      for (int c = 0; c < C; ++c) sums[r][c] += numbers * wide[c];
     }
   }
   for (int r = 0; r < R; ++r)
-    for (int c = 0; c < C; ++c) y[int64_t{r} * cols + c] = total(sums[r][c]) * scale[c];
+    for (int c = 0; c < C; ++c) y[int64_t{row + r} * cols + c] = total(sums[r][c]) * scale[c];
 }
+#endif
 
-template <int C, typename Weight>
-void columns(const Number* x, const Weight* w, const float* scale, float* y, int rows, int inner, int cols) {
+template <int C>
+void columns(const Rows& x, int rows, const int8_t* codes, const float* scale, float* y, int cols) {
   int r = 0;
-  for (; r + kRows <= rows; r += kRows) block<kRows, C>(x + int64_t{r} * inner, w, scale, y + int64_t{r} * cols, inner, cols);
-  for (; r < rows; ++r) block<1, C>(x + int64_t{r} * inner, w, scale, y + int64_t{r} * cols, inner, cols);
-}
-
-template <typename From>
-void copy(const From* from, Number* to, int64_t size) {
-  for (int64_t i = 0; i < size; i += kStep) store(load(from + i), to + i);
+  for (; r + kRows <= rows; r += kRows) block<kRows, C>(x, r, codes, scale, y, cols);
+  for (; r < rows; ++r) block<1, C>(x, r, codes, scale, y, cols);
 }
 
 ffi::Error Coded(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S8> w, ffi::Buffer<ffi::F32> scale,
                  ffi::ResultBuffer<ffi::F32> y) {
   const int rows = x.dimensions()[0], inner = x.dimensions()[1], cols = w.dimensions()[0];
-  if (inner % kStep) return ffi::Error(ffi::ErrorCode::kInvalidArgument, "products: the summed axis must be a multiple of a vector's");
-  std::vector<Number> numbers(int64_t{rows} * inner);
-  copy(x.typed_data(), numbers.data(), numbers.size());
-  const Number* in = numbers.data();
+  if (inner % 16 || inner > kLongest)
+    return ffi::Error(ffi::ErrorCode::kInvalidArgument, "products: the summed axis must be a multiple of 16, and at most 16,384");
+  const Rows in(x.typed_data(), rows, inner);
   const float* scales = scale.typed_data();
   const auto* codes = reinterpret_cast<const int8_t*>(w.untyped_data());
   float* out = y->typed_data();
   const int step = share(pool, double(rows) * cols * inner, cols, kCols);
-  const bool is_kept = rows >= kManyRows;
-  in_parts(pool, cols, step, [=](int64_t first) {
+  in_parts(pool, cols, step, [=, &in](int64_t first) {
     const int64_t end = std::min<int64_t>(first + step, cols);
-    std::vector<Number> kept(is_kept ? kCols * inner : 0);
     int64_t c = first;
-    for (; c + kCols <= end; c += kCols) {
-      if (is_kept) {
-        copy(codes + c * inner, kept.data(), kept.size());
-        columns<kCols>(in, kept.data(), scales + c, out + c, rows, inner, cols);
-      } else columns<kCols>(in, codes + c * inner, scales + c, out + c, rows, inner, cols);
-    }
-    for (; c < end; ++c) columns<1>(in, codes + c * inner, scales + c, out + c, rows, inner, cols);
+    for (; c + kCols <= end; c += kCols) columns<kCols>(in, rows, codes + c * inner, scales + c, out + c, cols);
+    for (; c < end; ++c) columns<1>(in, rows, codes + c * inner, scales + c, out + c, cols);
   });
   return ffi::Error::Success();
 }

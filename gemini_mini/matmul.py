@@ -5,8 +5,8 @@
 
 In the first, weights and activations stay float32. What is multiplied is rounded to bfloat16 and summed in float32, which
 is also what a TPU does with float32 products unless told otherwise. The library is oneMKL; matmul.cc hands it to XLA.
-The second is for decoding, where every token reads all weights: quant.py makes them. Where the CPU multiplies bfloat16
-(avx512_bf16) its activations are rounded to it too.
+The second is for decoding, where every token reads all weights: quant.py makes them. Where the CPU multiplies whole numbers
+(avx512_vnni) its activations are rounded to some 15 bits.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ from gemini_mini import errors, files, parallel
 
 Library = Literal["xla", "mkl"]
 MATRIX_UNITS = "amx_bf16"  # as Linux names them; with avx512_bf16 alone an AMD EPYC is as fast by XLA, in float32
-UNIT = 32  # numbers that are multiplied at once in matmul.cc, at most
+UNIT = 16  # numbers of a vector in matmul.cc
 SOURCE = Path(__file__).with_suffix(".cc")
 NARROW = jnp.bfloat16
 _library: Library = "xla"

@@ -120,7 +120,7 @@ def test_the_loss_and_its_gradient_are_near_those_of_xla(products):
         assert np.linalg.norm(slope - wanted) < 0.02 * np.linalg.norm(wanted)
 
 
-@pytest.mark.parametrize("inner, cols", [(32, 1), (64, 33), (768, 1500)])
+@pytest.mark.parametrize("inner, cols", [(16, 1), (80, 33), (768, 1500)])
 def test_weights_in_8_bits_multiply_as_their_float32_do(plain_blas, inner, cols):
     """`plain_blas` says that there is a compiler."""
     matmul.load_coded()
@@ -130,8 +130,9 @@ def test_weights_in_8_bits_multiply_as_their_float32_do(plain_blas, inner, cols)
     multiply = jax.jit(quant.Codes.product)
     made = np.asarray(multiply(codes, x))
     kept = np.asarray(codes.codes, np.float32) * np.asarray(codes.scale)[:, None]
-    near = rounded(x) if "avx512_bf16" in matmul._cpu_info() else x
-    np.testing.assert_allclose(made, near @ kept.T, rtol=1e-4, atol=1e-5 * inner)
+    exact = x @ kept.T
+    # Where the processor multiplies whole numbers, x is one of 32,638 steps to its row's largest.
+    assert np.abs(made - exact).max() <= 1e-3 * exact.std() and np.linalg.norm(made - exact) < 2e-4 * np.linalg.norm(exact)
     assert np.array_equal(codes[jnp.array([0, cols - 1])], kept[[0, -1]])
     for rows in (x[:1, :1], x[:, 3:], x[1:, :4]):
         where = np.isin(x[..., 0], rows[..., 0])
@@ -139,7 +140,7 @@ def test_weights_in_8_bits_multiply_as_their_float32_do(plain_blas, inner, cols)
 
 
 def test_what_8_bits_cannot_multiply_is_refused():
-    with pytest.raises(errors.InputError, match="multiples of 32, got 24"):
+    with pytest.raises(errors.InputError, match="multiples of 16, got 24"):
         quant.Codes.of(np.ones((24, 32), np.float32), "D F")
 
 

@@ -83,7 +83,7 @@ def test_weights_that_stay_in_8_bits_answer_as_they_do_in_32(released, run_folde
     assert sum(a.nbytes for a in jax.tree.leaves(kept)) < 0.3 * sum(w.nbytes for w in nn.weights(wide.model).values())
     ids = jnp.arange(24, dtype=jnp.int32)[None] % 290 + 1
     made, expected = (r.model.logits(r.model(ids, ids * 0, jnp.ones_like(ids))) for r in (small, wide))
-    np.testing.assert_allclose(made, expected, atol=1e-4 * float(jnp.std(expected)))
+    np.testing.assert_allclose(made, expected, atol=1e-3 * float(jnp.std(expected)))
     how = {"temperature": 1.0, "max_tokens": 60, "modalities": ("text",)}  # greedily these weights write nothing
     alone, expected = (api.Model(r).generate(["a cat"], **how).tokens for r in (small, wide))
     beside = api.Model(small).generate_many([["a cat"], ["draw them: a cat and a dog"]], **how)[0].tokens
