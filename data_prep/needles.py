@@ -19,9 +19,12 @@ from gemini_mini import stream
 from gemini_mini.stream import Document, Text
 
 FEWEST_PAIRS, MOST_PAIRS, MOST_ASKED = 2, 16, 4
+BARE_SHARE = 0.5  # of training documents: pairs without prose, each of which is asked
+RECITED_SHARE = 0.5  # of those: all pairs are said once more
 SHORTEST_CHARS, LONGEST_CHARS = 8, 6_000  # of prose around the pairs
 MOST_FRAMES, MOST_WORDS = 64, 48
-ASK_NUMBER = "What is the number of {}?"
+ASK_NUMBER, ASK_ALL = "What is the number of {}?", "Say all of them."
+TOLD = "{} {}"  # and answered so: to look up is to copy what stood behind the same word
 ASK_SEEN = "At which second is the {}?"
 ASK_SAID = "At which second is {!r} said?"
 
@@ -31,6 +34,7 @@ class Pairs(NamedTuple):
 
     pairs: tuple[tuple[str, int], ...]
     asked: tuple[int, ...]  # which pairs, in turn
+    is_recited: bool  # all pairs are said at the end
     before: int
     after: int
     start: int
@@ -57,11 +61,14 @@ def draw_pairs(world: World, rng: np.random.Generator) -> Pairs:
                     and item.names["en"].isalpha()})
     size = min(int(rng.integers(FEWEST_PAIRS, MOST_PAIRS + 1)), len(words))
     keys = [words[i] for i in rng.permutation(len(words))[:size]]
-    values = [int(value) for value in rng.integers(100, 1_000, size)]
-    asked = rng.permutation(size)[: MOST_ASKED]
+    values = [int(value) for value in 10 + rng.permutation(90)[:size]]
+    asked = [int(i) for i in rng.permutation(size)]
     chars, depth = int(np.exp(rng.uniform(np.log(SHORTEST_CHARS), np.log(LONGEST_CHARS)))), float(rng.random())
-    pairs = Pairs(tuple(zip(keys, values)), tuple(int(i) for i in asked), 0, 0, int(rng.integers(1 << 20)))
-    return size_pairs(pairs, chars, depth)
+    is_bare, is_recited = rng.random() < BARE_SHARE, bool(rng.random() < RECITED_SHARE)
+    pairs, start = tuple(zip(keys, values)), int(rng.integers(1 << 20))
+    if is_bare:
+        return Pairs(pairs, tuple(asked), is_recited, 0, 0, start)
+    return size_pairs(Pairs(pairs, tuple(asked[:MOST_ASKED]), False, 0, 0, start), chars, depth)
 
 
 def size_pairs(problem: Pairs, chars: int, depth: float) -> Pairs:
@@ -72,12 +79,12 @@ def size_pairs(problem: Pairs, chars: int, depth: float) -> Pairs:
 
 def show_pairs(world: World, problem: Pairs) -> list[tuple[Document, Document]]:
     book = _prose(world, problem.start, problem.before + problem.after)
-    listed = "\n".join(f"{key}: {value}" for key, value in problem.pairs)
+    listed = "\n".join(TOLD.format(*pair) for pair in problem.pairs)
     texts = [book[: problem.before], f"Remember these numbers.\n{listed}", book[problem.before :]]
-    first, *others = [problem.pairs[i] for i in problem.asked]
-    asked = "\n\n".join([*filter(str.strip, texts), ASK_NUMBER.format(first[0])])
-    return [([Text(asked)], [Text(str(first[1]))]),
-            *(([Text(ASK_NUMBER.format(key))], [Text(str(value))]) for key, value in others)]
+    turns = [(ASK_NUMBER.format(problem.pairs[i][0]), TOLD.format(*problem.pairs[i])) for i in problem.asked]
+    (asked, told), *others = [*turns, (ASK_ALL, listed)] if problem.is_recited else turns
+    first = "\n\n".join([*filter(str.strip, texts), asked])
+    return [([Text(question)], [Text(answer)]) for question, answer in ((first, told), *others)]
 
 
 def _prose(world: World, start: int, chars: int) -> str:
@@ -93,7 +100,7 @@ def _prose(world: World, start: int, chars: int) -> str:
 
 def last_number(problem: Pairs) -> str:
     """An answer without looking: the number that was told last."""
-    return str(problem.pairs[-1][1])
+    return TOLD.format(problem.pairs[problem.asked[0]][0], problem.pairs[-1][1])
 
 
 def middle(problem: Frames | Words) -> str:
@@ -168,6 +175,6 @@ def _time(second: int) -> str:
     return f"{second // 60:02d}:{second % 60:02d}"
 
 
-RETRIEVAL = questions.Generator(draw_pairs, show_pairs, num_documents=6_000)
+RETRIEVAL = questions.Generator(draw_pairs, show_pairs, num_documents=12_000)
 VIDEO = questions.Generator(draw_frames, show_frames, num_documents=400)
 AUDIO = questions.Generator(draw_words, show_words, num_documents=300)
