@@ -90,14 +90,23 @@ class Talk:
                     print(f"error: {error}", file=sys.stderr)
 
     def batch(self, prompts: Sequence[Sequence[str]]) -> None:
-        """Answer many prompts at once, a line of JSON each as it is ready; `index` is the prompt's, from 0."""
+        """Answer many prompts at once, a line of JSON each as it is ready; `index` is the prompt's, from 0.
+
+        When it is stopped, prompts of whose answer no part is whole have no line.
+        """
+        told: dict[int, api.Answer] = {}
+
         def tell(index: int, answer: api.Answer) -> None:
-            self._print_json(prompts[index], index, answer, [self._tell(part) for part in answer], stop.is_asked)
+            if answer or not stop.is_asked:
+                told[index] = answer
+                self._print_json(prompts[index], index, answer, [self._tell(part) for part in answer], stop.is_asked)
 
         with Stop() as stop:
-            answers = self.model.generate_many(prompts, lambda *_: stop.is_asked, tell, **self.options)
-        for words, answer in zip(prompts, answers):
-            self._add(words, [answer])
+            self.model.generate_many(prompts, lambda *_: stop.is_asked, tell, **self.options)
+        if len(told) < len(prompts):
+            print(f"stopped: {len(told)} of {len(prompts)} prompts have an answer", file=sys.stderr)
+        for index in sorted(told):
+            self._add(prompts[index], [told[index]])
         self._write_page()
 
     def _turn(self, words: Sequence[str], generate: Callable[[Callable], list[api.Answer]]) -> None:

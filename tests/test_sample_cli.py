@@ -1,6 +1,7 @@
 """sample.py as a person runs it: what it writes, and one sentence for every mistake."""
 
 import base64
+import dataclasses
 import html.parser
 import io
 import json
@@ -370,6 +371,25 @@ def test_a_batch_answers_every_line(command, tmp_path, media):
         command("--prompts", prompts)
     with open(prompts, encoding="utf-8") as file, pytest.raises(errors.InputError, match="standard input: must be text in UTF-8"):
         talk.read_lines(file)
+
+
+def test_a_stopped_batch_tells_what_is_answered_and_keeps_whole_pictures(command, tmp_path, monkeypatch):
+    """Ctrl-C as soon as the first answer of a batch of one row at a time is told: the others have no line and no place on the page."""
+    prompts, tell = tmp_path / "prompts.jsonl", talk.Talk._print_json
+    prompts.write_text('"draw one"\n"draw two"\n"draw three"\n')
+
+    def interrupted(self, *given):
+        tell(self, *given)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(talk.Talk, "_print_json", interrupted)
+    made = options.Options.settings
+    monkeypatch.setattr(options.Options, "settings", lambda self, patch: dataclasses.replace(made(self, patch), batch_rows=1))
+    (line,) = map(json.loads, command("--prompts", prompts, "--modalities", "image", "--max-tokens", "60", "--seed", "1", *SHORT[2:]).splitlines())
+    assert line["stopped"] is False and PIL.Image.open(tmp_path / line["answer"][0]["picture"]).size == (8, 8)
+    shown = (tmp_path / "out/tiny-1/index.html").read_text()
+    assert line["prompt"][0] in shown and [f"draw {n}" in shown for n in ("one", "two", "three")].count(True) == 1
+    assert len(Page(shown).sources("img")) == sum("picture" in part for part in line["answer"])
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import ipaddress
 import json
 import os
 import re
@@ -20,7 +21,7 @@ import pytest
 import soundfile
 
 import gemini_mini
-from gemini_mini import stream
+from gemini_mini import errors, stream
 from gemini_mini.decode import engine
 from gemini_mini.tokenizers import audio_io
 
@@ -222,6 +223,13 @@ def test_other_sites_cannot_call(client):
         response = client.post("/ask", files={"part": (None, "a")}, headers={"origin": origin})
         assert response.status_code == 403 and "only the page itself" in response.json()["error"]
     assert "access-control-allow-origin" not in client.get("/").headers
+
+
+def test_only_this_machine_can_reach_it():
+    with serve.listen(0) as door:
+        assert ipaddress.ip_address(door.getsockname()[0]).is_loopback
+        with pytest.raises(errors.InputError, match=r"--port: \d+ cannot be had .*choose another"):
+            serve.listen(door.getsockname()[1])
 
 
 def test_the_page_needs_nothing_from_elsewhere(client):
