@@ -165,8 +165,8 @@ def demo(folder: Path, rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--sizes", default=",".join(DEPTHS), help="default: %(default)s")
-    parser.add_argument("--batches", default="1,16", help="default: %(default)s")
+    parser.add_argument("--sizes", nargs="+", choices=DEPTHS, default=list(DEPTHS), help="default: all")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16], help="default: 1 16")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--leave-out", default="", metavar="WORD,...", help="variants, such as bfloat16,static,compiled")
     parser.add_argument("--run", type=Path, help="a trained run: time it, and compare nothing")
@@ -174,9 +174,9 @@ def main() -> None:
     if args.run:
         demo(args.run, args.rounds)
         return
-    for size in args.sizes.split(","):
-        for batch in args.batches.split(","):
-            compare(size, int(batch), args.rounds, [word for word in args.leave_out.split(",") if word])
+    for size in args.sizes:
+        for batch in args.batches:
+            compare(size, batch, args.rounds, [word for word in args.leave_out.split(",") if word])
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from gemini_mini import errors
+
 NUM_TIMES = 3
 TRAIN = Path(__file__).parents[1] / "train.py"
 
@@ -28,7 +30,7 @@ def waited(arguments: list[str], cache: str) -> float:
             seconds = time.monotonic() - start
             process.kill()
         if not trace.is_file():
-            raise SystemExit("train.py did no step; its errors stand above")
+            raise errors.InputError("train.py did no step; its errors stand above")
     return seconds
 
 
@@ -48,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks import stages
+from gemini_mini import errors
 
 NUM_TIMES = 3
 SAMPLE = Path(__file__).parents[1] / "sample.py"
@@ -32,7 +33,7 @@ def waited(run: str, parts: list[str], cache: str) -> float:
             seconds = time.monotonic() - start
             process.terminate()
     if not said:
-        raise SystemExit("sample.py said nothing; its errors stand above")
+        raise errors.InputError("sample.py said nothing; its errors stand above")
     return seconds
 
 
@@ -69,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)
