@@ -142,7 +142,8 @@ struct Rows {
   }
 };
 
-// R rows by C columns. Whatever R and C, a row is the same in any batch.
+// R rows by C columns. Whatever R and C, a row is the same in any batch. Unless its loops are unrolled first, GCC stores all sums at every
+// turn, which takes as long as the products.
 template <int R, int C>
 inline void block(const Rows& x, int row, const int8_t* codes, const float* scale, float* y, int cols) {
   Sums high[R][C] = {}, low[R][C] = {};
@@ -181,7 +182,7 @@ constexpr int kLanes = 16, kRows = 8, kCols = 3;  // of a vector; rows and colum
 #else
 constexpr int kLanes = 8, kRows = 2, kCols = 4;
 #endif
-constexpr int kStep = 16, kLongest = 1 << 30;
+constexpr int kLongest = 1 << 30;
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 
 struct Rows {
