@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import documents, own_documents, worlds
+from data_prep import documents, own_documents, questions, views, worlds
 from gemini_mini import config, errors, files, progress, stream
 from gemini_mini.data import mixture, rows
 from gemini_mini.tokenizers import bundle
@@ -25,19 +25,26 @@ VARIANTS = {"draw": 4, "name": 4, "interleaved": 2}  # passes in new phrasings, 
 
 
 def build(
-    world_folder: Path, tokenizer_paths: tuple[Path, Path, Path], row_tokens: int, out: Path, names: Sequence[str] = ()
+    world_folder: Path, tokenizer_paths: tuple[Path, Path, Path], row_tokens: int, out: Path, names: Sequence[str] = (),
+    varied: Sequence[str] = (),
 ) -> None:
-    """Write out/train and out/valid, unless the same rows are there; `names` are the sources, () all."""
+    """Write out/train and out/valid, unless the same rows are there; `names` are the sources, () all.
+
+    Training sees the pictures and sounds of the sources `varied` in other views too (views.py).
+    """
     tokenizers = bundle.load(*tokenizer_paths)
     inputs = {"world": files.built_key(world_folder), "vocabulary": tokenizers.vocab.fingerprint,
-              "row_tokens": row_tokens, "sources": sorted(names),
-              "code": files.code_hash(documents, *documents.MODULES, own_documents, rows, stream)}
+              "row_tokens": row_tokens, "sources": sorted(names), "varied": sorted(varied),
+              "code": files.code_hash(documents, *documents.MODULES, own_documents, rows, stream, views)}
 
     def make(folder: Path) -> None:
         reader, world = worlds.load(world_folder)
         known = {}  # codes by content: many sources show the same pictures and sounds
         wanted = names or tuple(reader.SOURCES)
+        if unknown := set(varied) - set(wanted):
+            raise errors.InputError(f"--views must be some of the sources that are packed, {sorted(wanted)}, got {sorted(unknown)}")
         train = {name: reader.source(world, name, SEED, VARIANTS.get(name, 1)) for name in wanted}
+        train |= {name: views.varied(train[name], questions.rng_of(f"views {name}", SEED, 0)) for name in varied}
         valid = reader.valid(world, wanted)
         with progress.bar("packing", len(train) + len(valid), "sources") as bar:
             for split, sources in (("train", train), ("valid", valid)):
@@ -98,11 +105,12 @@ def main() -> None:
     for kind in ("text", "image", "audio"):
         parser.add_argument(f"--{kind}", type=Path, required=True, help=f"the {kind} tokenizer's file")
     parser.add_argument("--config", help="of the decoder: only what its stages read is packed; default: every source")
+    parser.add_argument("--views", nargs="*", default=(), metavar="SOURCE", help="whose pictures and sounds are shown in other views too")
     parser.add_argument("--row-tokens", type=int, default=448)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     names = mixture.shares(config.load(args.config, []).task.stages) if args.config else ()
-    build(args.world, (args.text, args.image, args.audio), args.row_tokens, args.out, tuple(names))
+    build(args.world, (args.text, args.image, args.audio), args.row_tokens, args.out, tuple(names), args.views)
 
 
 if __name__ == "__main__":

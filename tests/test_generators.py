@@ -8,9 +8,10 @@ import re
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from data_prep import documents, invented, needles, pack, questions, reasoning, scenes
-from gemini_mini import files, stream
+from data_prep import documents, invented, needles, pack, questions, reasoning, scenes, views
+from gemini_mini import errors, files, stream, vocab as vocabulary
 from gemini_mini.data import rows
 from gemini_mini.tokenizers import bundle
 
@@ -169,3 +170,61 @@ def test_long_text_joins_what_was_cut(small_world):
     texts = [document[0].text for document in documents.source(small_world, "long_text", 0)]
     assert texts[0] == "x = 0\n\nx = 1\n\nx = 2" and len(texts) == 2
     assert "Never seen." not in texts[1] and texts[1].count("Sentence 7 ") == 9
+
+
+def test_another_view_of_a_picture_is_moved_as_asked():
+    """Against SciPy's own, by which a point of the result is looked up in the original."""
+    rng = np.random.default_rng(0)
+    smooth = ndimage.gaussian_filter(rng.uniform(0, 255, (32, 48, 3)), (3, 3, 0))
+    pixels = np.pad(smooth, ((8, 8), (8, 8), (0, 0)), constant_values=255).astype(np.uint8)
+    for turn, size, down, right in ((0.0, 1.0, 0.0, 0.0), (0.2, 1.0, 0.0, 0.0), (0.0, 1.1, 0.0, 0.0), (-0.1, 0.8, 0.05, -0.08)):
+        made = views.moved(pixels, turn, size, down, right)
+        turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) / size  # (y, x) of the result to the original
+        middle = (np.array(pixels.shape[:2]) - 1) / 2
+        start = middle - turned @ (middle + np.array([down, right]) * pixels.shape[:2])
+        wanted = np.stack([ndimage.affine_transform(pixels[..., c].astype(float), turned, start, order=1, mode="constant", cval=255)
+                           for c in range(3)], axis=-1)
+        assert np.abs(made[10:-10, 10:-10] - wanted[10:-10, 10:-10]).mean() < 3, (turn, size, down, right)
+        assert size != 1 or turn or down or np.array_equal(made, pixels)
+    assert (views.moved(pixels, 0.0, 0.5, 0.0, 0.0)[:8] == 255).all()
+
+
+def test_another_view_of_a_sound_is_faster_and_higher():
+    second = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000).astype(np.float32)
+    for speed in (17, 20, 23):
+        made = views.faster(second, speed)
+        loudest = np.argmax(np.abs(np.fft.rfft(made * np.hanning(len(made)), 1 << 16))) * 16_000 / (1 << 16)
+        assert len(made) == pytest.approx(16_000 * 20 / speed, abs=1) and loudest == pytest.approx(440 * speed / 20, abs=1)
+
+
+def test_views_change_what_is_shown_in_most_documents_and_nothing_else():
+    rng = np.random.default_rng(0)
+    shown = [questions.USER, stream.Image(rng.integers(0, 255, (16, 16, 3), np.uint8)), stream.Audio(rng.normal(size=900).astype(np.float32)),
+             stream.Text("What is it?"), questions.MODEL, stream.Text("cat")]
+    made = list(views.varied([shown] * 200, np.random.default_rng(1)))
+    changed = [document for document in made if document is not shown]
+    assert abs(len(changed) / len(made) - views.SHARE) < 0.1
+    for document in changed:
+        assert [document[i] for i in (0, 3, 4, 5)] == [shown[i] for i in (0, 3, 4, 5)]
+        assert document[1].pixels.shape == (16, 16, 3) and (document[1].pixels != shown[1].pixels).any()
+    assert len({len(document[2].samples) for document in changed}) == 7
+    assert [d is shown for d in views.varied([shown] * 200, np.random.default_rng(1))] == [d is shown for d in made]
+
+
+def test_only_training_is_packed_in_other_views(small_world, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(pack.worlds, "load", lambda folder: (documents, small_world))
+    files.write_json(tmp_path / "world" / "built.json", {"key": "w"})
+    paths = tuple(run_folder / "tokenizers" / name for name in ("text.model", "image.safetensors", "audio.safetensors"))
+    vocab = bundle.load(*paths).vocab
+    packed = {}
+    for varied in ((), ("name",)):
+        pack.build(tmp_path / "world", paths, 128, tmp_path / "rows", ("name", "listen"), varied)
+        packed[varied] = {(split, name): np.concatenate(list(ids)) for split in ("train", "valid")
+                          for name, ids in rows.load(tmp_path / "rows" / split, vocab.fingerprint).sources.items()}
+    plain, other = packed.values()
+    assert {key for key in plain if not np.array_equal(plain[key], other[key])} == {("train", "name")}
+    before, after = plain["train", "name"], other["train", "name"]
+    images = vocab.modality_of(before) == vocabulary.IMAGE
+    assert images.any() and np.array_equal(before[~images], after[~images]) and (vocab.modality_of(after[images]) == vocabulary.IMAGE).all()
+    with pytest.raises(errors.InputError, match="--views must be some of .*'listen', 'name'.*, got .'draw'"):
+        pack.build(tmp_path / "world", paths, 128, tmp_path / "rows", ("name", "listen"), ("draw",))
