@@ -1,5 +1,5 @@
 // Products that XLA does not make fast on a CPU, as functions it calls. Compiled and registered by matmul.py.
-//   narrow: y = x w in bfloat16 with float32 sums, by cblas_gemm_bf16bf16f32 of a BLAS
+//   narrow: y = x w in bfloat16 with float32 sums, by cblas_gemm_bf16bf16f32 of a BLAS or by the tiles below
 //   coded:  y = x w^T scale, the weights in 8 bits, which are widened where they are multiplied
 
 #include <dlfcn.h>
@@ -33,6 +33,79 @@ extern "C" int open_blas(const char* path) {
 namespace {
 
 constexpr int kRowMajor = 101, kAsIs = 111, kTurned = 112;  // as CBLAS numbers them
+
+#ifdef __AVX512BF16__
+constexpr int kTall = 6, kWide = 4;        // rows and vectors of a tile: its sums stay in the registers
+constexpr int kBand = 48, kCut = 1024;     // rows of x, columns of w
+constexpr int kDeep = 256;                 // of the summed axis; so much of w stays in the second cache
+
+typedef uint32_t Pair __attribute__((may_alias));  // two bfloat16 along the summed axis, which the instruction multiplies and adds
+
+// Of 16 columns, or the first `count` of them, the numbers of one row and of the next as pairs.
+inline __m512i paired(const uint16_t* row, int64_t stride, int count) {
+  const __mmask16 here = (1u << std::clamp(count, 0, 16)) - 1;
+  const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(here, row));
+  return _mm512_or_si512(low, _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(here, row + stride)), 16));
+}
+
+// y = x w for 6 rows by 64 columns, added to what is there after the first `pairs`; of y only rows x cols are written.
+void tile(int pairs, const Pair* x, int64_t row, int64_t step, const __m512i* w, float* y, int64_t stride, int rows, int cols, bool add) {
+  __m512 sums[kTall][kWide];
+  const Pair* from[kTall];
+#pragma GCC unroll 6
+  for (int r = 0; r < kTall; ++r) {
+    from[r] = x + std::min(r, rows - 1) * row;
+#pragma GCC unroll 4
+    for (int c = 0; c < kWide; ++c) sums[r][c] = _mm512_setzero_ps();
+  }
+  for (int k = 0; k < pairs; ++k, w += kWide) {
+#pragma GCC unroll 6
+    for (int r = 0; r < kTall; ++r) {
+      const auto left = (__m512bh)_mm512_set1_epi32(from[r][k * step]);
+#pragma GCC unroll 4
+      for (int c = 0; c < kWide; ++c) sums[r][c] = _mm512_dpbf16_ps(sums[r][c], left, (__m512bh)w[c]);
+    }
+  }
+  for (int r = 0; r < rows; ++r)
+    for (int c = 0; c < cols; c += 16) {
+      const __mmask16 here = (1u << std::min(cols - c, 16)) - 1;
+      float* to = y + r * stride + c;
+      _mm512_mask_storeu_ps(to, here, add ? _mm512_add_ps(_mm512_maskz_loadu_ps(here, to), sums[r][c / 16]) : sums[r][c / 16]);
+    }
+}
+
+// A Gemm for scale = 1, keep = 0 and an even `inner`: parts of w, and of a turned x, are laid out as the tiles read them.
+void tiled(int, int turn_x, int turn_w, int rows, int cols, int inner, float, const uint16_t* x, int x_stride, const uint16_t* w,
+           int w_stride, float, float* y, int y_stride) {
+  static thread_local std::vector<__m512i> right(kCut / 16 * kDeep / 2), left(kBand / 16 * kDeep / 2);
+  const __m512i lanes = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(w_stride * 2));
+  for (int64_t col = 0; col < cols; col += kCut)
+    for (int64_t k = 0; k < inner; k += kDeep) {
+      const int wide = std::min<int64_t>(kCut, cols - col), pairs = std::min<int64_t>(kDeep, inner - k) / 2;
+      for (int c = 0; c < wide; c += 16 * kWide)
+        for (int64_t d = 0; d < pairs; ++d)
+          for (int64_t v = 0, first = c; v < kWide; ++v, first += 16)
+            right[c / 16 * pairs + d * kWide + v] = turn_w == kTurned
+                ? _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), (1u << std::clamp<int64_t>(wide - first, 0, 16)) - 1, lanes,
+                                              w + (col + first) * w_stride + k + 2 * d, 1)
+                : paired(w + (k + 2 * d) * w_stride + col + first, w_stride, wide - first);
+      for (int64_t row = 0; row < rows; row += kBand) {
+        const int tall = std::min<int64_t>(kBand, rows - row);
+        for (int64_t d = 0; turn_x == kTurned && d < pairs; ++d)
+          for (int v = 0; v < kBand / 16; ++v)
+            left[d * (kBand / 16) + v] = paired(x + (k + 2 * d) * x_stride + row + 16 * v, x_stride, tall - 16 * v);
+        for (int c = 0; c < wide; c += 16 * kWide)
+          for (int r = 0; r < tall; r += kTall) {
+            const __m512i* from_w = &right[c / 16 * pairs];
+            float* to = y + (row + r) * y_stride + col + c;
+            const int some = std::min(kTall, tall - r), across = std::min(16 * kWide, wide - c);
+            if (turn_x == kTurned) tile(pairs, (const Pair*)left.data() + r, 1, kBand, from_w, to, y_stride, some, across, k > 0);
+            else tile(pairs, (const Pair*)(x + (row + r) * x_stride + k), x_stride / 2, 1, from_w, to, y_stride, some, across, k > 0);
+          }
+      }
+    }
+}
+#endif
 constexpr int kTile = 16;                                   // rows and columns of a matrix unit
 constexpr double kAlone = 1e6;                              // multiplications below which other threads are not woken
 
@@ -266,6 +339,15 @@ ffi::Error Coded(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi:
 }
 
 }  // namespace
+
+extern "C" int open_tiles() {
+#ifdef __AVX512BF16__
+  gemm = tiled;
+#else
+  gemm = nullptr;
+#endif
+  return gemm != nullptr;
+}
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(narrow, Narrow,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::Buffer<ffi::BF16>>().Arg<ffi::Buffer<ffi::BF16>>()

@@ -1,11 +1,13 @@
 """Matrix products that XLA does not make fast on a CPU: options, off unless asked for. Both need a C++ compiler.
 
     python train.py CONFIG run.products=mkl      on the CPU's matrix units (AMX); needs pip install -e '.[mkl]'
+    python train.py CONFIG run.products=avx512   by its vectors of bfloat16 (avx512_bf16: AMD since Zen 4)
     python sample.py RUN --eight-bit PARTS       by weights of 8 bits, of which a fourth as many bytes are read
 
-In the first, weights and activations stay float32. What is multiplied is rounded to bfloat16 and summed in float32, which
-is also what a TPU does with float32 products unless told otherwise. The library is oneMKL; matmul.cc hands it to XLA.
-The second is for decoding, where every token reads all weights: quant.py makes them. Where the CPU multiplies whole numbers
+In the first two, weights and activations stay float32. What is multiplied is rounded to bfloat16 and summed in float32, which
+is also what a TPU does with float32 products unless told otherwise. The first library is oneMKL, which matmul.cc hands to XLA; it is
+no faster than XLA on an AMD, and no library that pip installs alone multiplies bfloat16 there, so the second is in matmul.cc.
+The third is for decoding, where every token reads all weights: quant.py makes them. Where the CPU multiplies whole numbers
 (avx512_vnni) its activations are rounded to some 15 bits.
 """
 
@@ -26,8 +28,8 @@ from jaxtyping import Array, Float, Int8
 
 from gemini_mini import errors, files, parallel
 
-Library = Literal["xla", "mkl"]
-MATRIX_UNITS = "amx_bf16"  # as Linux names them; with avx512_bf16 alone an AMD EPYC is as fast by XLA, in float32
+Library = Literal["xla", "mkl", "avx512"]
+MATRIX_UNITS, VECTORS = "amx_bf16", "avx512_bf16"  # as Linux names them
 UNIT = 16  # numbers of a vector in matmul.cc
 SOURCE = Path(__file__).with_suffix(".cc")
 NARROW = jnp.bfloat16
@@ -37,11 +39,15 @@ _library: Library = "xla"
 def use(library: Library) -> None:
     """Whose products programs have that are traced from now on in this process.
 
-    Raises: InputError for "mkl" where the package, a compiler or the matrix units are missing.
+    Raises: InputError where the package, a compiler, or what the CPU should have is missing.
     """
     global _library
     if library == "mkl":
-        _load()
+        _demand("mkl", MATRIX_UNITS, "matrix units")
+        open_blas(find_mkl())
+    elif library == "avx512":
+        _demand("avx512", VECTORS, "vectors of bfloat16")
+        open_tiles()
     if library != _library:
         jax.clear_caches()  # what was traced with the other's
     _library = library
@@ -86,16 +92,17 @@ product.defvjp(_forward, lambda turn, kept, grad: slopes(*kept, grad, turn))
 
 
 def _call(x: Array, w: Array, turn_x: bool = False, turn_w: bool = False) -> Array:
+    if x.shape[-2 if turn_x else -1] % 2:  # numbers are multiplied in pairs
+        more = lambda a, first: jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, int(first)), (0, int(not first))])
+        x, w = more(x, turn_x), more(w, not turn_w)
     shape = (*x.shape[:-2], x.shape[-1 if turn_x else -2], w.shape[-2 if turn_w else -1])
     call = jax.ffi.ffi_call("gemini_mini_narrow", jax.ShapeDtypeStruct(shape, jnp.float32))
     return call(x, w, turn_x=np.bool_(turn_x), turn_w=np.bool_(turn_w))
 
 
-@functools.cache
-def _load() -> None:
-    if MATRIX_UNITS not in _cpu_info():
-        raise errors.InputError(f"run.products=mkl: needs a CPU with matrix units ({MATRIX_UNITS}), and Linux; leave it at xla")
-    open_blas(find_mkl())
+def _demand(library: Library, flag: str, what: str) -> None:
+    if flag not in _cpu_info():
+        raise errors.InputError(f"run.products={library}: needs a CPU with {what} ({flag}), and Linux; leave it at xla")
 
 
 def _cpu_info() -> str:
@@ -121,7 +128,19 @@ def open_blas(path: Path) -> None:
     library = _compiled()
     if not library.open_blas(str(path).encode()):
         raise errors.InputError(f"run.products=mkl: {path} has no product of bfloat16 matrices; pip install --upgrade mkl")
-    jax.ffi.register_ffi_target("gemini_mini_narrow", jax.ffi.pycapsule(library.narrow), platform="cpu")
+    _register_narrow()
+
+
+def open_tiles() -> None:
+    """From now on products are those of matmul.cc itself. Raises: InputError when the compiler does not know the CPU's bfloat16."""
+    if not _compiled().open_tiles():
+        raise errors.InputError("run.products=avx512: needs a compiler that knows this CPU's bfloat16 (g++ 10 or newer)")
+    _register_narrow()
+
+
+@functools.cache
+def _register_narrow() -> None:
+    jax.ffi.register_ffi_target("gemini_mini_narrow", jax.ffi.pycapsule(_compiled().narrow), platform="cpu")
 
 
 @functools.cache
@@ -132,13 +151,13 @@ def _compiled() -> ctypes.CDLL:
     if not path.is_file():
         compiler = shutil.which("c++") or shutil.which("g++")
         if not compiler:
-            raise errors.InputError("run.products=mkl and --eight-bit need a C++ compiler (apt install g++); do without them, or install one")
+            raise errors.InputError("run.products and --eight-bit need a C++ compiler (apt install g++); do without them, or install one")
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / path.name
             command = [compiler, "-O3", "-march=native", "-w", "-std=c++17", "-shared", "-fPIC", f"-I{jax.ffi.include_dir()}",
                        str(SOURCE), "-ldl", "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                raise errors.InputError(f"{SOURCE} does not compile here; do without run.products=mkl and --eight-bit:\n{done.stderr[-2000:]}")
+                raise errors.InputError(f"{SOURCE} does not compile here; do without run.products and --eight-bit:\n{done.stderr[-2000:]}")
             files.write_bytes(path, made.read_bytes())
     return ctypes.CDLL(str(path))

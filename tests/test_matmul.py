@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -42,12 +43,15 @@ def plain_blas(tmp_path_factory):
     return folder / "plain.so"
 
 
-@pytest.fixture(params=["plain", "mkl"])
+@pytest.fixture(params=["plain", "mkl", "avx512"])
 def products(request, plain_blas, monkeypatch):
     """Products by each library that is here, from now to the end of the test."""
     monkeypatch.setattr(matmul, "_library", "mkl")
     try:
-        matmul.open_blas(plain_blas if request.param == "plain" else matmul.find_mkl())
+        if request.param == "avx512":
+            matmul.open_tiles()
+        else:
+            matmul.open_blas(plain_blas if request.param == "plain" else matmul.find_mkl())
     except errors.InputError as error:
         pytest.skip(str(error))
     yield
@@ -59,7 +63,7 @@ def rounded(x: np.ndarray) -> np.ndarray:
     return np.asarray(jnp.asarray(x).astype(jnp.bfloat16).astype(jnp.float32))
 
 
-@pytest.mark.parametrize("rows, inner, cols", [(1, 48, 33), (17, 40, 1), (300, 64, 130), (96, 64, 700), (515, 16, 515)])
+@pytest.mark.parametrize("rows, inner, cols", [(1, 48, 33), (17, 40, 1), (300, 64, 130), (96, 64, 700), (515, 16, 515), (131, 601, 1100)])
 def test_products_and_slopes_are_those_of_numpy(products, rows, inner, cols):
     rng = np.random.default_rng(rows)
     x, w, grad = (rng.normal(size=shape).astype(np.float32) for shape in ((rows, inner), (inner, cols), (rows, cols)))
@@ -145,12 +149,12 @@ def test_what_8_bits_cannot_multiply_is_refused():
 
 
 def test_what_is_missing_is_named(monkeypatch, tmp_path):
-    refused = lambda: pytest.raises(errors.InputError, match="run.products=mkl: needs")
-    monkeypatch.setattr(matmul, "MATRIX_UNITS", "none such")
-    matmul._load.cache_clear()
-    with refused() as error:
-        matmul.use("mkl")
-    assert "matrix units" in str(error.value)
+    refused = lambda library="mkl": pytest.raises(errors.InputError, match=f"run.products={library}: needs")
+    for library, what in (("mkl", "matrix units"), ("avx512", "vectors of bfloat16")):
+        monkeypatch.setattr(matmul, "MATRIX_UNITS" if library == "mkl" else "VECTORS", "none such")
+        with refused(library) as error:
+            matmul.use(library)
+        assert what in str(error.value)
     monkeypatch.setattr(importlib.metadata, "files", lambda name: None)
     with refused() as error:
         matmul.find_mkl()
@@ -160,6 +164,9 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path):
     matmul._compiled.cache_clear()
     with pytest.raises(errors.InputError, match="need a C.. compiler"):
         matmul.load_coded.__wrapped__()
+    monkeypatch.setattr(matmul, "_compiled", lambda: types.SimpleNamespace(open_tiles=lambda: 0))
+    with refused("avx512"):
+        matmul.open_tiles()
     assert not matmul.is_on()
 
 
@@ -190,19 +197,22 @@ def config():
         batches = test_loop.FitLine.batches
         die = lambda step: os.kill(os.getpid(), signal.SIGKILL) if step == 10 else None
         test_loop.FitLine.batches = lambda self, *args: (lambda batch: lambda step: (die(step), batch(step))[1])(batches(self, *args))
-    run = loop.RunConfig("unset", 14, save_every=3, products="mkl")
+    run = loop.RunConfig("unset", 14, save_every=3, products=LIBRARY)
     return config_lib.Experiment(test_loop.FitLine(), optim.OptimConfig("muon"), run)
 """
 
 
 @pytest.mark.slow
-def test_a_run_with_them_is_exact_through_a_kill_and_in_its_replay(tmp_path):
+@pytest.mark.parametrize("library", ["mkl", "avx512"])
+def test_a_run_with_them_is_exact_through_a_kill_and_in_its_replay(library, tmp_path):
     """Each in a process with one device, for a mesh has none of them."""
     try:
-        matmul._load()
+        matmul.use(library)
     except errors.InputError as error:
         pytest.skip(str(error))
-    (tmp_path / "c.py").write_text(DYING.replace("TESTS", repr(str(Path(__file__).parent))))
+    finally:
+        matmul.use("xla")
+    (tmp_path / "c.py").write_text(DYING.replace("TESTS", repr(str(Path(__file__).parent))).replace("LIBRARY", repr(library)))
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 
     def run(*arguments, **more) -> int:
