@@ -23,6 +23,7 @@ in the example over the four that are there.
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from gemini_mini import memory
 
 if __name__ == "__main__":
     memory.keep()  # before what takes a second to import: it starts the program again
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until errors.run, Ctrl-C ends it and says nothing
 
 from gemini_mini import api, errors, parallel, talk  # noqa: E402
 from gemini_mini.decode import options as options_lib, prompt, terminal  # noqa: E402

@@ -9,12 +9,14 @@
 Stopped at any moment, the same command continues; finished, it says so and does nothing.
 """
 
+import signal
 import sys
 
 from gemini_mini import memory
 
 if __name__ == "__main__":
     memory.keep()  # before what takes a second to import: it starts the program again
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until errors.run, Ctrl-C ends it and says nothing
 
 import jax  # noqa: E402
 

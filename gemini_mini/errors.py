@@ -6,6 +6,7 @@ A full disk or a lost file is the machine's: MACHINE_FAILED, and to start again 
 Anything else that escapes is a bug of ours and keeps its traceback.
 """
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -19,6 +20,8 @@ class InputError(ValueError):
 
 def run(main: Callable[[], None]) -> None:
     """Run a command; turn bad input and failing disks into one line and their exit codes."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as sample.py and train.py import
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
     except MISTYPED as error:

@@ -124,24 +124,25 @@ class Talk:
 
         with Stop() as stop:
             answers = generate(on_tokens)
-        times.append(time.monotonic())
-        self._say("\n")
-        self._add(words, answers)
-        for index, answer in enumerate(answers):
-            heard = iter(told) if self.is_heard and index == 0 else None
-            if index:
-                self._say(f"[{index + 1}] ")
-            if heard:
-                parts = [{"text": part.text} if isinstance(part, stream.Text) else next(heard) for part in answer]
-            else:
-                parts = [self._tell(part) for part in answer]
-                self._say("\n")
-            if self.is_json:
-                self._print_json(words, index, answer, parts, stop.is_asked)
-        count, first_s, rest_s = sum(len(answer.tokens) for answer in answers), times[1] - times[0], times[-2] - times[1]
-        self.speed = f"{count} tokens; first after {first_s:.2f} s" + (
-            f", then {(count - len(answers)) / rest_s:,.0f} tokens/s" if rest_s > 0 else "")
-        self._write_page()
+            is_stopped = stop.is_asked  # and not while they are told, which goes on
+            times.append(time.monotonic())
+            self._say("\n")
+            self._add(words, answers)
+            for index, answer in enumerate(answers):
+                heard = iter(told) if self.is_heard and index == 0 else None
+                if index:
+                    self._say(f"[{index + 1}] ")
+                if heard:
+                    parts = [{"text": part.text} if isinstance(part, stream.Text) else next(heard) for part in answer]
+                else:
+                    parts = [self._tell(part) for part in answer]
+                    self._say("\n")
+                if self.is_json:
+                    self._print_json(words, index, answer, parts, is_stopped)
+            count, first_s, rest_s = sum(len(answer.tokens) for answer in answers), times[1] - times[0], times[-2] - times[1]
+            self.speed = f"{count} tokens; first after {first_s:.2f} s" + (
+                f", then {(count - len(answers)) / rest_s:,.0f} tokens/s" if rest_s > 0 else "")
+            self._write_page()
 
     def _tell(self, part: stream.Part) -> dict:
         """Say a text, or keep a picture or a sound and show it; what it is, for JSON."""

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,9 @@ def test_terminal_is_not_commanded_by_an_answer():
 def test_terminal_picture_has_half_the_lines():
     lines = terminal.blocks(np.full((5, 3, 3), 7, np.uint8)).splitlines()
     assert len(lines) == 3 and all(line.count("▀") == 3 for line in lines)
+    for line, upper, lower in zip(terminal.blocks(RAINBOW).splitlines(), RAINBOW[::2], [*RAINBOW[1::2], RAINBOW[-1]], strict=True):
+        colours = np.array(re.findall(r"\x1b\[38;2;(\d+);(\d+);(\d+);48;2;(\d+);(\d+);(\d+)m▀", line), int)
+        assert np.array_equal(colours, np.hstack([upper, lower])) and line.endswith("\x1b[0m"), "and the next line is not coloured"
 
 
 RAINBOW = np.random.default_rng(0).integers(0, 2, (5, 7, 3)).astype(np.uint8) * np.uint8(255)  # 0 and 255 only: exact in percent
@@ -270,6 +274,11 @@ def test_protocol_is_what_the_terminal_says(monkeypatch):
         ({"TERM": "xterm-kitty", "TMUX": "1", "COLORTERM": "24bit"}, "blocks"), ({"TERM": "dumb"}, "none"),
     ):
         assert terminal.protocol(environment) == expected
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stdin, "fileno", lambda: 7, raising=False)
+    for has_sixel, expected in ((lambda fd: fd == 7, "sixel"), (lambda fd: False, "blocks")):
+        monkeypatch.setattr(terminal, "has_sixel", has_sixel)
+        assert terminal.protocol({"TERM": "xterm", "COLORTERM": "truecolor"}) == expected
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
     assert terminal.protocol({"TERM": "xterm-kitty"}) == "none"
 
@@ -437,3 +446,30 @@ def test_ctrl_c_keeps_whole_parts_and_twice_ends(command, tmp_path, monkeypatch)
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def interrupted(words, cwd, is_time):
+    """Start sample.py, send SIGINT once `is_time(its process, what it has written)`; its exit code and what it wrote to both ends."""
+    command = [sys.executable, str(REPOSITORY / "sample.py"), *map(str, words)]
+    environment = os.environ | {"HOME": str(cwd), "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    said = b""
+    with subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        os.set_blocking(process.stdout.fileno(), False)
+        while not is_time(process.pid, said) and process.poll() is None:
+            said += process.stdout.read() or b""
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        os.set_blocking(process.stdout.fileno(), True)
+        rest, fault = process.communicate(timeout=300)
+    return process.returncode, said + rest, fault.decode()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_ctrl_c_ends_an_answer_and_the_imports_before_it(run_folder, tmp_path):
+    imports = lambda pid, said: "libjax" in Path(f"/proc/{pid}/maps").read_text()
+    code, said, fault = interrupted((run_folder, "hello"), tmp_path, imports)
+    assert code == -signal.SIGINT and not said and not fault, "while it imports: as the shell ends a program"
+    long = (run_folder, "hello", "--num-samples", 400, "--max-tokens", 60, "--temperature", 1.5)
+    code, said, fault = interrupted(long, tmp_path, lambda pid, said: len(said) > 200)
+    assert code in (0, 130) and "Traceback" not in fault and (tmp_path / "out/tiny-1/index.html").is_file()

@@ -318,8 +318,34 @@ def wait_for_answer(tab, number):
     tab.locator(".turn.model").nth(number - 1).locator(".error, .note:text('tokens, ')").first.wait_for()
 
 
+def file(name, kind, data):
+    """A file for JavaScript."""
+    return f"new File([Uint8Array.from(atob('{base64.b64encode(data).decode()}'), c => c.charCodeAt(0))], '{name}', {{type: '{kind}'}})"
+
+
+# Of every picture that is shown, and shown again as it grows, how many of its lines have a colour.
+GROWTH = """() => {
+  window.grown = [];
+  new MutationObserver(changes => grown.push(...changes.map(change => [change.target, change.target.src])))
+    .observe(document.body, { subtree: true, attributeFilter: ['src'] });
+}"""
+GROWN = """async () => {
+  const seen = new Map();
+  for (const [picture, source] of grown) {
+    const image = Object.assign(new Image(), {src: source});
+    await image.decode();
+    const canvas = new OffscreenCanvas(image.width, image.height), brush = canvas.getContext('2d');
+    brush.drawImage(image, 0, 0);
+    const lines = Array.from({length: image.height}, (_, y) => brush.getImageData(0, y, image.width, 1).data);
+    seen.set(picture, [...seen.get(picture) ?? [], lines.filter(line => line.every((value, i) => i % 4 < 3 || value == 255)).length]);
+  }
+  return [...seen.values()];
+}"""
+
+
 @pytest.mark.slow
-def test_a_person_in_a_browser(desk, door, tab, tmp_path):
+def test_a_person_in_a_browser(desk, door, tab, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "STREAM_TOKENS", 1)
     (tmp_path / "sound.wav").write_bytes(wav())
     has_picture = lambda answer: any(isinstance(part, stream.Image) for part in answer)
     seed = next(seed for seed in range(30) if has_picture(desk.model.generate(["draw <b>"], seed=seed, **HOW)))
@@ -328,6 +354,7 @@ def test_a_person_in_a_browser(desk, door, tab, tmp_path):
     tab.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: faults.append(str(error)))
     tab.goto(f"http://127.0.0.1:{door}")
+    tab.evaluate(GROWTH)
     tab.click("summary")
     tab.fill("[name=temperature]", "1.5")
     tab.fill("[name=image_size]", "16x8")
@@ -338,10 +365,11 @@ def test_a_person_in_a_browser(desk, door, tab, tmp_path):
     wait_for_answer(tab, 1)
     assert tab.text_content(".turn.user") == "userdraw <b>" and tab.locator(".turn.model img.pixels").count() > 0
     assert tab.evaluate("[...document.querySelectorAll('.turn.model img')].every(img => img.naturalWidth == 16 && img.naturalHeight == 8)")
+    grown = tab.evaluate(GROWN)
+    assert grown and all(lines[0] == 4 and lines == sorted(lines) for lines in grown) and grown[0][-1] == 8, "a row of codes at once"
     # A dropped picture after what was typed before it, a chosen sound, a recording, and words.
     tab.fill("#text", "look:")
-    dropped(tab, f"data.items.add(new File([Uint8Array.from(atob('{base64.b64encode(png()).decode()}'), c => c.charCodeAt(0))], "
-                 "'red.png', {type: 'image/png'}))")
+    dropped(tab, f"data.items.add({file('red.png', 'image/png', png())})")
     tab.set_input_files("#files", tmp_path / "sound.wav")
     tab.click("#record")
     tab.wait_for_selector("#record.on")
@@ -365,6 +393,13 @@ def test_a_person_in_a_browser(desk, door, tab, tmp_path):
     tab.screenshot(path=tmp_path / "page.png", full_page=True)
     tab.click("#new")
     assert tab.text_content("#talk") == ""
+    # A dropped sound, alone.
+    dropped(tab, f"data.items.add({file('dropped.wav', 'audio/wav', wav())})")
+    assert tab.locator("#parts button").all_text_contents() == ["♪ dropped.wav ×"]
+    tab.click("#send")
+    wait_for_answer(tab, 1)
+    _, sound, *_ = desk.chats[tab.evaluate("chat")].document
+    assert isinstance(sound, stream.Audio) and len(sound.samples) == 3200 and tab.locator(".turn.user audio").count() == 1
     assert all(url.startswith((f"http://127.0.0.1:{door}/", "data:", "blob:")) for url in asked) and not faults
 
 
