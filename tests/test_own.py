@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -424,3 +426,25 @@ def test_split_needs_no_picture_and_a_small_collection_has_valid(tmp_path):
     split = [record.split for record in own_check.split(records, own_check.Store())[0]]
     assert set(split) >= {"valid", "train"}
     assert own_check.split(records[:1], own_check.Store())[0][0].split == "train"
+
+
+@pytest.mark.slow
+def test_make_own_goes_from_the_folder_to_an_answer(folder, tmp_path):
+    """The command of the README, in a folder beside the code, with a hundredth of the training."""
+    repository = Path(__file__).parents[1]
+    for name in ("Makefile", "pyproject.toml", "train.py", "sample.py", "configs", "data_prep", "gemini_mini"):
+        (tmp_path / name).symlink_to(repository / name)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (tmp_path / ".venv/bin/python").chmod(0o755)
+    (tmp_path / ".venv/installed").touch()
+    environment = os.environ | {"HOME": str(tmp_path), "XLA_FLAGS": ""}
+    run = lambda *words: subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    made = run("make", "own", f"DATA={folder}", "BUDGET=0.01")
+    assert made.returncode == 0, made.stdout[-2000:] + made.stderr[-2000:]
+    assert "bad.png" in made.stdout + (tmp_path / "data/own/world/report.txt").read_text()
+    packed = files.read_json(tmp_path / "data/own/rows/train/rows.json")["sources"]
+    assert all(packed[name]["documents"] for name in ("draw", "name", "watch"))
+    asked = run(".venv/bin/python", "sample.py", "runs/own", str(folder / "disc00.png"), str(folder / "disc00.wav"), str(folder / "grows.gif"),
+                "What is it?", "--max-tokens", "20")
+    assert asked.returncode == 0 and (tmp_path / "out/own-1/index.html").is_file(), asked.stderr
