@@ -11,6 +11,12 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 
+SHOWN = {  # what a reader sees, and how often at least
+    "1_train_and_talk": {"data:image/png": 1, "data:audio/wav": 1, "turn model": 5},
+    "2_inside_the_stream": {"data:image/png": 8, "who sees whom": 1, "EOI": 1, "GFLOP": 1, "a second of sound": 1},
+    "3_your_own_data": {"pictures: 180 (": 1, "left out: 0": 1, "turn model": 2},
+}
+
 
 def read(path):
     return pytest.importorskip("nbformat").read(path, as_version=4)
@@ -61,4 +67,6 @@ def test_notebooks_run(path, checkout, monkeypatch):
     notebook = read(path)
     nbclient.NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(checkout)}}).execute()
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert any("data:image/png" in output.get("data", {}).get("text/html", "") for output in shown) or "own" in path.stem
+    page = "".join(output.get("text", "") + output.get("data", {}).get("text/html", "") for output in shown)
+    counts = {sign: page.count(sign) for sign in SHOWN[path.stem]}
+    assert all(counts[sign] >= least for sign, least in SHOWN[path.stem].items()), counts

@@ -115,6 +115,18 @@ def test_tensorboard_shows_every_number_of_the_metrics(trained):
             assert shown[name][record["step"]] == pytest.approx(record[name], rel=1e-6), name
 
 
+@pytest.mark.slow
+def test_tensorboard_shows_the_stages_and_pictures_over_time(world, tmp_path):
+    e = experiment(world, tmp_path)
+    stages = (mixture.Stage("first", 0.5, {"draw": 3.0, "words": 1.0}), mixture.Stage("last", 1.0, {"words": 1.0}))
+    loop.run(dataclasses.replace(e.task, stages=stages), e.optim, dataclasses.replace(e.run, steps=20, eval_every=5, log_every=2), {})
+    shown = events.read(tmp_path)
+    for name, first, last in (("draw", 0.75, 0.0), ("words", 0.25, 1.0)):
+        assert [shown[f"mixture/{name}"][step] for step in (2, 8, 14, 20)] == [first, first, last, last]
+    assert list(shown["wanted_and_drawn"]) == [5, 10, 15, 20] == list(shown["valid/draw/loss"]) == list(shown["valid/words/loss"])
+    assert set(shown["loss/image"]) == set(shown["loss/text"]) == set(range(2, 21, 2))
+
+
 def test_tensorboard_shows_what_was_asked_for_above_what_the_sampler_draws(world, trained):
     ((step, shown),) = events.read(trained)["wanted_and_drawn"].items()
     assert step == 30
