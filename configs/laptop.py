@@ -14,13 +14,13 @@ from gemini_mini.tasks import pretrain
 from gemini_mini.train import loop, optim
 
 TEXT = {"prose": 0.02, "code": 0.02, "names": 0.01, "captions": 0.01, "translate": 0.03}
-PAIRS = {"draw": 0.41, "name": 0.11, "listen": 0.165, "motion": 0.025, "one_shot": 0.015, "retrieval": 0.08,
-         "speech_draw": 0.025, "digits": 0.01, "interleaved": 0.07}
+PAIRS = {"draw": 0.34, "name": 0.09, "listen": 0.155, "motion": 0.025, "one_shot": 0.015, "retrieval": 0.08,
+         "speech_draw": 0.025, "digits": 0.01, "interleaved": 0.06, "chat": 0.11}
 STAGES = (
     mixture.Stage("foundations", 0.12, {"draw": 0.4, "name": 0.16, "listen": 0.18, "motion": 0.05, "retrieval": 0.08, "digits": 0.02,
                                         "prose": 0.04, "code": 0.04, "names": 0.03}),
     mixture.Stage("paired", 0.7, TEXT | PAIRS),
-    mixture.Stage("annealing", 1.0, PAIRS | {"draw": 0.43, "name": 0.14, "translate": 0.02, "prose": 0.01, "code": 0.01}),
+    mixture.Stage("annealing", 1.0, PAIRS | {"draw": 0.36, "name": 0.12, "translate": 0.02, "prose": 0.01, "code": 0.01}),
 )
 
 

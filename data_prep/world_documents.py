@@ -5,6 +5,7 @@
     listen       speech -> text                 digits     digit -> number or word, and back
     speech_draw  speech -> text, picture        one_shot   a worked example, then two new colours
     interleaved  several pictures, sounds and texts in one turn
+    chat         several turns, each about another thing
     prose, code, names, captions, long_text     text alone
 
 `SOURCES` write one pass over the training split in many phrasings, `TASKS` ask about one split in the
@@ -25,6 +26,8 @@ PLAIN_SHARE = 0.15           # documents that are a caption beside its picture, 
 OTHER_LANGUAGE_SHARE = 0.3   # of motion and digit documents
 NAME_ENGLISH_FIRST = 0.75    # of pictures to name
 DRAW_OTHERS = 0.45           # drawings asked for in other languages, all together, for each in English
+CHAT_TURNS = 2, 4            # the fewest and the most
+CHAT_DRAWN, CHAT_NAMED = 0.6, 0.85  # of the turns ask for a drawing; so many for that or for a name
 NUM_ONE_SHOT = 400           # documents in one pass
 NUM_QUESTIONS = 200          # examples of the tasks that combine items freely
 LONG_CHARS = 20_000          # of a document of long_text, before it is cut to rows
@@ -168,9 +171,7 @@ def interleaved(world: World, rng: np.random.Generator) -> Iterator[Document]:
     by_lang: dict[str, list[int]] = {}
     for item, lang in _names(world, "train"):
         by_lang.setdefault(lang, []).append(item)
-    spoken: dict[tuple[int, str], list[int]] = {}
-    for clip in world.clips_in("train"):
-        spoken.setdefault((world.clips[clip].item, world.clips[clip].lang), []).append(clip)
+    spoken = _clips_of(world)
 
     for item, lang in _mostly_english(world, _names(world, "train"), rng):
         other = _one_of(by_lang[lang], rng)
@@ -202,6 +203,24 @@ def one_shot(world: World, rng: np.random.Generator) -> Iterator[Document]:
     for _ in range(NUM_ONE_SHOT):
         example, wanted = _draw_ideas(cells, rng, "train")
         yield questions.turn(*ask_ideas(world, example, wanted, phrases.pick(phrases.IDEAS, rng)))
+
+
+def chat(world: World, rng: np.random.Generator) -> Iterator[Document]:
+    """Unrelated questions in one document: what was drawn or said before is not what is asked now."""
+    spoken = _clips_of(world)
+    asked = _shuffled(list(_mostly_english(world, _names(world, "train"), rng)), rng)
+    while asked:
+        turns = []
+        for item, lang in asked[: int(rng.integers(CHAT_TURNS[0], CHAT_TURNS[1] + 1))]:
+            kind = rng.random()
+            if kind > CHAT_NAMED and (item, lang) in spoken:
+                turns.append(ask_listen(world, _one_of(spoken[item, lang], rng), phrases.pick(phrases.LISTEN[lang], rng)))
+            elif kind > CHAT_DRAWN:
+                turns.append(ask_name(world, item, lang, phrases.pick(phrases.NAME[lang], rng)))
+            else:
+                turns.append(ask_draw(world, item, lang, phrases.pick(phrases.DRAW[lang], rng)))
+        asked = asked[len(turns):]
+        yield questions.chat(turns)
 
 
 def prose(world: World, rng: np.random.Generator) -> Iterator[Document]:
@@ -252,7 +271,7 @@ def captions(world: World, rng: np.random.Generator) -> Iterator[Document]:
 
 SOURCES: dict[str, Callable[[World, np.random.Generator], Iterator[Document]]] = {
     "draw": draw, "name": name, "listen": listen, "speech_draw": speech_draw, "translate": translate,
-    "motion": motion, "digits": digits, "interleaved": interleaved, "one_shot": one_shot,
+    "motion": motion, "digits": digits, "interleaved": interleaved, "one_shot": one_shot, "chat": chat,
     "prose": prose, "code": code, "long_text": long_text, "names": names, "captions": captions,
 }
 
@@ -318,10 +337,21 @@ def _one_shot_examples(world: World, split: str) -> Iterator[questions.Example]:
             yield questions.example(*ask_ideas(world, example, wanted, phrases.IDEAS[0]), wanted[0], "en")
 
 
+def _chat_examples(world: World, split: str) -> Iterator[questions.Example]:
+    """A drawing, asked for after one of another thing."""
+    known = [item for item, lang in _names(world, "train") if lang == "en"]
+    for item, lang in _names(world, split):
+        other = known[splits.bucket(f"before {world.items[item].chars}", len(known))]
+        if lang == "en" and other != item:
+            turns = [ask_draw(world, each, lang, phrases.DRAW[lang][0]) for each in (other, item)]
+            yield questions.last(turns, item)
+
+
 TASKS: dict[str, Callable[[World, str], Iterator[questions.Example]]] = {
     "draw": _draw_examples, "name": _name_examples, "listen": _listen_examples,
     "speech_draw": _speech_draw_examples, "translate": _translate_examples, "motion": _motion_examples,
     "digits": _digit_examples, "interleaved": _interleaved_examples, "one_shot": _one_shot_examples,
+    "chat": _chat_examples,
 }
 
 
@@ -331,6 +361,14 @@ def colour_pair_split(first: str, second: str) -> str:
     if chance < HELD_PAIR_PERCENT:
         return "test_compose"
     return "valid" if chance < HELD_PAIR_PERCENT + VALID_PAIR_PERCENT else "train"
+
+
+def _clips_of(world: World) -> dict[tuple[int, str], list[int]]:
+    """Clips of the training split by (item, language)."""
+    spoken: dict[tuple[int, str], list[int]] = {}
+    for clip in world.clips_in("train"):
+        spoken.setdefault((world.clips[clip].item, world.clips[clip].lang), []).append(clip)
+    return spoken
 
 
 def _name(world: World, item: int, lang: str) -> str:

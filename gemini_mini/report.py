@@ -25,12 +25,12 @@ from gemini_mini.evals import album as album_lib
 from gemini_mini.evals import task as task_lib
 from gemini_mini.train import metrics as metrics_lib
 
-NUM_SHOWN = {"draw": 24, "name": 16, "listen": 10, "speech_draw": 8, "motion": 8, "one_shot": 4, "interleaved": 4,
+NUM_SHOWN = {"draw": 24, "name": 16, "listen": 10, "speech_draw": 8, "motion": 8, "one_shot": 4, "interleaved": 4, "chat": 4,
              "translate": 12, "digits": 12, "pictures": 12}
 GALLERIES = (
     ("draw", "Drawings"), ("name", "Naming pictures"), ("listen", "Listening"),
     ("speech_draw", "Drawing what it hears"), ("motion", "Watching"), ("one_shot", "One example, two new ideas"),
-    ("interleaved", "Text and pictures in turn"), ("translate", "Translating names"),
+    ("interleaved", "Text and pictures in turn"), ("chat", "A second question"), ("translate", "Translating names"),
     ("digits", "Handwritten digits"), ("pictures", "What the image codes keep"),
 )
 NUM_FAILURES = 12  # of each task
@@ -363,7 +363,7 @@ def _plain(prompt, truth, answer, example) -> str:
 
 _CONTENT: dict[str, Callable[[stream.Document, stream.Document, stream.Document, Example], str]] = {
     "draw": _drawing, "speech_draw": _drawing, "name": _picture_named, "digits": _picture_named, "listen": _heard,
-    "motion": _watched, "one_shot": _conversation, "interleaved": _conversation, "pictures": _kept,
+    "motion": _watched, "one_shot": _conversation, "interleaved": _conversation, "chat": _conversation, "pictures": _kept,
 }
 
 

@@ -315,7 +315,7 @@ def test_all_that_is_said_in_english_is_drawn_and_a_little_of_the_rest(demo):
 
 def test_every_task_asks_in_a_way_training_has_taught(demo):
     def shape(parts):  # of a list of names, which is hardly ever drawn twice, the words before it
-        return tuple(type(part) if not isinstance(part, stream.Text) else part.text.split(":")[0] if task == "interleaved" else part.text
+        return tuple(type(part) if not isinstance(part, stream.Text) else part.text.split(":")[0] if task in ("interleaved", "chat") else part.text
                      for part in parts)
 
     for task in set(documents.TASKS) & set(OF_WORLD):
@@ -326,6 +326,36 @@ def test_every_task_asks_in_a_way_training_has_taught(demo):
         asked = {shape(e.prompt) for e in seen}
         share = len(asked & trained) / len(asked)
         assert share > (0.0 if task in ("interleaved", "one_shot") else 0.3), (task, share)
+
+
+def test_turns_of_a_chat_are_each_about_another_thing(demo):
+    names = {(item, lang): name for item, found in enumerate(demo.items) for lang, name in found.names.items() if found.name_splits[lang] == "train"}
+    clips = {tuple(demo.sound(clip).samples): demo.clips[clip] for clip in demo.clips_in("train")}
+    pixels = {demo.picture(item).pixels.tobytes(): item for item in demo.items_in("train")}
+    kinds, sizes = Counter(), Counter()
+    for document in itertools.islice(documents.source(demo, "chat", 0), 150):
+        turns = [list(turn) for is_role, turn in itertools.groupby(document, lambda part: isinstance(part, stream.Role)) if not is_role]
+        asked, told = turns[::2], turns[1::2]
+        sizes[len(asked)] += 1
+        things = []
+        for question, (answer,) in zip(asked, told, strict=True):
+            if isinstance(answer, stream.Image):
+                kind, item = "draw", pixels[answer.pixels.tobytes()]
+                assert any(name in question[0].text for (of, _), name in names.items() if of == item)
+            elif isinstance(question[0], stream.Image):
+                kind, item = "name", pixels[question[0].pixels.tobytes()]
+                assert answer.text in [name for (of, _), name in names.items() if of == item]
+            else:
+                kind, clip = "listen", clips[tuple(question[0].samples)]
+                item = clip.item
+                assert answer.text == names[item, clip.lang]
+            kinds[kind] += 1
+            things.append(item)
+        assert len(set(things)) >= len(things) - 1, "two languages may name one thing"
+    assert set(sizes) == {2, 3, 4} and 0.5 < kinds["draw"] / kinds.total() < 0.75 and min(kinds.values()) > 10
+    for example in documents.examples(demo, "chat", "valid_compose"):
+        first, *_, asked = [part for part in example.prompt if not isinstance(part, stream.Role)]
+        assert demo.items[example.item].names["en"] in asked.text and demo.items[example.item].names["en"] not in first.text
 
 
 @pytest.mark.parametrize("task, split", [

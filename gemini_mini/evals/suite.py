@@ -20,7 +20,7 @@ SUITES = {
 TASKS = {found.name: found for suite in SUITES.values() for found in suite.tasks}
 
 # What is asked where nothing is named, and shown by the report.
-REPORTED = ("draw", "name", "name_word", "listen", "speech_draw", "motion", "one_shot", "interleaved", "translate", "digits", "text", "pictures")
+REPORTED = ("draw", "name", "name_word", "listen", "speech_draw", "motion", "one_shot", "interleaved", "chat", "translate", "digits", "text", "pictures")
 
 
 def run(

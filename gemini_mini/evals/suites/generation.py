@@ -105,5 +105,7 @@ SUITE = task.Suite("pictures drawn", (
     task.Task("interleaved", "a list of names → names and pictures in turn", judges.is_drawn, baselines.one_in_pictures,
               baselines.random_answer, "a random training answer", languages="each", splits=("seen", "valid", "valid_compose", "test_compose"),
               share=0.1),
+    task.Task("chat", "name → picture, after another name and its picture", judges.is_drawn, baselines.one_in_pictures, baselines.nearest_name,
+              "the picture of the most similar other training name", splits=("seen", "valid", "valid_compose", "test_compose"), share=0.5),
     task.Measure("pictures", "image tokenizer: pictures after their codes", _reconstruct),
 ))
