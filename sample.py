@@ -18,7 +18,7 @@ are saved beside index.html, a page that holds the whole conversation, in a fres
 out/<run>-<n>. The same command with the same seed gives the same answer. Ctrl-C ends an answer and
 keeps what was made. Without a PART, parts are read from standard input, one a line. A line of
 prompts.jsonl is "a text", a list of parts, or {"parts": [...]}; each is answered by itself, and its answer
-printed when it is ready: "index" says which line it is of, from 0. --mesh cuts the model over several devices,
+printed when it is ready: "index" says which line it is of, from 0; "error" says why it has none. --mesh cuts the model over several devices,
 in the example over the four that are there.
 """
 
@@ -122,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    errors.run(main, stopped="stopped")

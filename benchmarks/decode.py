@@ -119,7 +119,8 @@ def compare(size: str, batch: int, rounds: int, leave_out: list[str]) -> None:
             rate, share = rates[name], ""
             if batch == 1:
                 own = next(size for kind, size in num_bytes.items() if kind in name)
-                share = f", {rate['cpu'] * own / bytes_per_s['cpu']:.0%} of the bound of its bytes"
+                shares = [rate[unit] * own / bytes_per_s[unit] for unit in ("wall", "cpu")]
+                share = f", {shares[0]:.0%} of the bound of its bytes ({shares[1]:.0%} by CPU)"
             print(f"  {name:30} {rate['wall']:7.1f} tokens/s, {1000 / rate['cpu']:6.2f} CPU-ms a token, "
                   + ", ".join(f"{rate['wall'] / of['wall']:.2f} times the best HF {kind}".strip() + f" ({rate['cpu'] / of['cpu']:.2f} by CPU)"
                               for kind, of in best.items()) + share

@@ -6,6 +6,7 @@ A full disk or a lost file is the machine's: MACHINE_FAILED, and to start again 
 Anything else that escapes is a bug of ours and keeps its traceback.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -18,8 +19,8 @@ class InputError(ValueError):
     """Something the user handed in cannot be used."""
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a command; turn bad input and failing disks into one line and their exit codes."""
+def run(main: Callable[[], None], stopped: str = "stopped; run the same command again to continue") -> None:
+    """Run a command; turn bad input and failing disks into one line and their exit codes, and Ctrl-C into `stopped`."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as sample.py and train.py import
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -27,9 +28,12 @@ def run(main: Callable[[], None]) -> None:
     except MISTYPED as error:
         print(f"error: {error.filename}: a file stands where a folder must be, or the reverse; check the path", file=sys.stderr)
         raise SystemExit(BAD_INPUT) from None
+    except BrokenPipeError:  # as `| head` does; without another standard output Python would say so at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + 13) from None
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(BAD_INPUT if isinstance(error, InputError) else MACHINE_FAILED) from None
     except KeyboardInterrupt:
-        print("\nstopped; run the same command again to continue", file=sys.stderr)
+        print(f"\n{stopped}", file=sys.stderr)
         raise SystemExit(130) from None

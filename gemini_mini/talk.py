@@ -9,6 +9,7 @@ Next: ../sample.py, the command; api.py, the same in a notebook.
 
 import itertools
 import json
+import os
 import signal
 import sys
 import time
@@ -19,7 +20,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from gemini_mini import api, errors, stream
-from gemini_mini.decode import page, prompt, terminal
+from gemini_mini.decode import options as options_lib, page, prompt, terminal
 from gemini_mini.tokenizers import audio_io, image_io
 
 
@@ -35,6 +36,7 @@ class Stop:
         if self.is_asked:
             raise KeyboardInterrupt
         self.is_asked = True
+        os.write(2, b"\nstopping; Ctrl-C again ends it at once\n")  # it may be compiling, for seconds
 
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGINT, self.before)
@@ -92,22 +94,34 @@ class Talk:
     def batch(self, prompts: Sequence[Sequence[str]]) -> None:
         """Answer many prompts at once, a line of JSON each as it is ready; `index` is the prompt's, from 0.
 
-        When it is stopped, prompts of whose answer no part is whole have no line.
+        One that cannot be read has a line that says why. When it is stopped, prompts of whose answer no part is whole have no line.
+        Raises: InputError at the end, when some could not be read.
         """
-        told: dict[int, api.Answer] = {}
+        told, ids = {}, {}
+        for index, words in enumerate(prompts):
+            try:
+                ids[index] = self.model.encode(words)
+            except errors.InputError as error:
+                print(json.dumps({"prompt": list(words), "index": index, "error": str(error)}, ensure_ascii=False), flush=True)
+        readable = list(ids)
 
-        def tell(index: int, answer: api.Answer) -> None:
+        def tell(place: int, answer: api.Answer) -> None:
             if answer or not stop.is_asked:
+                index = readable[place]
                 told[index] = answer
                 self._print_json(prompts[index], index, answer, [self._tell(part) for part in answer], stop.is_asked)
 
+        if not ids:
+            raise errors.InputError("none of the prompts can be read; their lines say why")
         with Stop() as stop:
-            self.model.generate_many(prompts, lambda *_: stop.is_asked, tell, **self.options)
-        if len(told) < len(prompts):
+            self.model.answer(list(ids.values()), options_lib.Options(**self.options), lambda *_: stop.is_asked, on_answer=tell)
+        if len(told) < len(ids):
             print(f"stopped: {len(told)} of {len(prompts)} prompts have an answer", file=sys.stderr)
         for index in sorted(told):
             self._add(prompts[index], [told[index]])
         self._write_page()
+        if len(ids) < len(prompts):
+            raise errors.InputError(f"{len(prompts) - len(ids)} of {len(prompts)} prompts cannot be read; their lines say why")
 
     def _turn(self, words: Sequence[str], generate: Callable[[Callable], list[api.Answer]]) -> None:
         """Ask, tell the first answer as it comes and the others after it, and keep them."""
@@ -125,6 +139,7 @@ class Talk:
         with Stop() as stop:
             answers = generate(on_tokens)
             is_stopped = stop.is_asked  # and not while they are told, which goes on
+            answers = [answer for index, answer in enumerate(answers) if answer or index == 0 or not is_stopped]
             times.append(time.monotonic())
             self._say("\n")
             self._add(words, answers)

@@ -599,11 +599,11 @@ def test_forced_is_the_only_allowed_id():
 
 
 def test_what_is_stopped_holds_whole_parts(model):
-    heard = collections.Counter()
+    heard = collections.defaultdict(list)
 
     def on_tokens(row, tokens):
-        heard[row] += len(tokens)
-        return heard[row] > 12
+        heard[row] += tokens.tolist()
+        return len(heard[row]) > 12
 
     memory = reading.Memory()
     full = engine.generate(model, VOCAB, ROWS[:1] * 4, WARM, memory=reading.Memory())  # a memory: slots as in the other tests
@@ -614,6 +614,10 @@ def test_what_is_stopped_holds_whole_parts(model):
         stream.parse(np.concatenate([ROWS[0], answer.tokens]), VOCAB)
         np.testing.assert_array_equal(answer.tokens[:-1], whole.tokens[: len(answer.tokens) - 1])
     assert any(len(answer.tokens) < len(whole.tokens) for answer, whole in zip(cut, full))
+    picture = [BOI, SIZE(2), SIZE(1), IMAGE_CODE, vocabulary.EOL, IMAGE_CODE + 1, vocabulary.EOL, vocabulary.EOI]
+    said = np.array([PIECE, *picture, PIECE + 1, *picture[:5]], np.int32)
+    kept = engine._cut(ROWS[0], said, np.arange(len(said), dtype=np.float32))
+    assert kept.tokens.tolist() == [*said[:10], EOS] and kept.logprobs.tolist() == [*range(10), 0], "the text and the whole picture"
 
 
 SMALL = grammar.Rules(heights=(2,), widths=(2,))

@@ -693,6 +693,20 @@ def test_bad_clips_are_named(tmp_path):
         image_io.read_video(tmp_path / "cut.gif")
 
 
+def test_an_animation_of_more_pixels_than_are_read_is_refused_before_any_is_decoded(tmp_path, monkeypatch):
+    """A small file may hold many large frames: flat ones take a few bytes each, and seconds."""
+    first, *rest = grey_frames(5, width=16)
+    first.save(tmp_path / "many.gif", save_all=True, append_images=rest)
+    size = first.width * first.height
+    monkeypatch.setattr(image_io, "MAX_CLIP_PIXELS", 5 * size)
+    assert len(image_io.read_video(tmp_path / "many.gif", num_frames=5)[0]) == 5
+    monkeypatch.setattr(image_io, "MAX_CLIP_PIXELS", 5 * size - 1)
+    monkeypatch.setattr(image_io, "_pixels", None)
+    with pytest.raises(errors.InputError, match=f"many.gif: has 5 frames of {first.width}×{first.height} pixels; at most"):
+        image_io.read_video(tmp_path / "many.gif")
+
+
+
 def test_writing_leaves_no_half_file(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     image_io.write_png(path, quarters())

@@ -365,11 +365,18 @@ def test_a_sound_is_written_and_named(command, tmp_path):
     assert len(Page((tmp_path / "out/tiny-1/index.html").read_text()).sources("audio")) == len(named)
 
 
-def test_a_batch_answers_every_line(command, tmp_path, media):
+def test_a_batch_answers_every_line(command, tmp_path, media, capsys):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(f'"one"\n["two", "{media / "red.png"}"]\n\n{{"parts": ["three"]}}\n')
     lines = [json.loads(line) for line in command("--prompts", prompts, *SHORT).splitlines()]
     assert {line["index"]: line["prompt"][0] for line in lines} == {0: "one", 1: "two", 2: "three"} and len(lines) == 3
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no")
+    prompts.write_text(json.dumps(["look", str(broken)]) + '\n"four"\n')
+    with pytest.raises(errors.InputError, match="1 of 2 prompts cannot be read"):
+        command("--prompts", prompts, *SHORT)
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["index"] == 0 and "broken.png: " in first["error"] and second["index"] == 1 and second["prompt"] == ["four"] and "error" not in second
     for bad, sentence in (("{", "line 1: must be JSON"), ('"a"\n[1]', "line 2: must be a text, a list"), ("", "holds no prompt"),
                           ('["x", "gone.png"]', "line 1: gone.png: no such file")):
         prompts.write_text(bad)
@@ -452,6 +459,7 @@ def interrupted(words, cwd, is_time):
     """Start sample.py, send SIGINT once `is_time(its process, what it has written)`; its exit code and what it wrote to both ends."""
     command = [sys.executable, str(REPOSITORY / "sample.py"), *map(str, words)]
     environment = os.environ | {"HOME": str(cwd), "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment.pop("PYTHONUNBUFFERED", None)
     said = b""
     with subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         os.set_blocking(process.stdout.fileno(), False)
@@ -471,5 +479,15 @@ def test_ctrl_c_ends_an_answer_and_the_imports_before_it(run_folder, tmp_path):
     code, said, fault = interrupted((run_folder, "hello"), tmp_path, imports)
     assert code == -signal.SIGINT and not said and not fault, "while it imports: as the shell ends a program"
     long = (run_folder, "hello", "--num-samples", 400, "--max-tokens", 60, "--temperature", 1.5)
-    code, said, fault = interrupted(long, tmp_path, lambda pid, said: len(said) > 200)
-    assert code in (0, 130) and "Traceback" not in fault and (tmp_path / "out/tiny-1/index.html").is_file()
+    code, said, fault = interrupted(long, tmp_path, lambda pid, said: bool(said))
+    assert code == 0 and "stopping; " in fault and "Traceback" not in fault, fault
+    assert b"\n[400] " not in said, "what was said before the end was written before the end"
+    assert said.decode()[:4] in Page((tmp_path / "out/tiny-1/index.html").read_text()).words
+
+
+def test_a_reader_that_goes_away_is_no_fault(tmp_path):
+    script = "import sys\nfrom gemini_mini import errors\nerrors.run(lambda: [print('line') for _ in range(100_000)])"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPOSITORY) as process:
+        assert process.stdout.readline() == b"line\n"
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 128 + signal.SIGPIPE

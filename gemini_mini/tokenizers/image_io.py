@@ -26,6 +26,7 @@ from gemini_mini import errors, files
 MAX_PIXELS = 40_000_000  # 40 megapixels: 160 MB once decoded
 FILMS = frozenset((".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi"))  # read by PyAV, the extra `video`
 MAX_FRAMES = 18_000  # ten minutes at 30 a second
+MAX_CLIP_PIXELS = 1_000_000_000  # of all frames of an animation, each of which is decoded: a few seconds; a small file may say it has more
 FOLDER_FRAME_S = 1.0  # pictures in a folder carry no times: one a second
 UNTIMED_FRAME_S = 0.1  # what browsers show for a frame that claims to last 0 s
 
@@ -195,6 +196,9 @@ def _animation_frames(
     target = _target(image, multiple, size)
     with _decoding(path):
         total = getattr(image, "n_frames", 1)
+    if total * image.width * image.height > MAX_CLIP_PIXELS:
+        raise errors.InputError(f"{path}: has {total} frames of {image.width}×{image.height} pixels; at most {MAX_CLIP_PIXELS / 1e6:,.0f} "
+                                "megapixels are read in all, so cut it or scale it down first")
     wanted = set(equally_spaced(num_frames, total))
     frames, starts_s, now_s = [], [], 0.0
     for index in range(total):  # in order: a frame is drawn over those before it
