@@ -491,3 +491,24 @@ def test_a_reader_that_goes_away_is_no_fault(tmp_path):
         assert process.stdout.readline() == b"line\n"
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait() == 128 + signal.SIGPIPE
+
+
+@pytest.mark.slow
+def test_a_chat_on_a_terminal(run_folder, tmp_path):
+    """With a mark to type after, an answer to each line, and sampling of pictures alone set otherwise."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, str(REPOSITORY / "sample.py"), str(run_folder), "--interactive", "--pictures", "none", *SHORT,
+               "--image", "temperature=0.5,top-k=3"]
+    environment = os.environ | {"HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "TERM": "dumb"}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL) as process:
+        os.close(theirs)
+        said = b""
+        for marks, line in ((1, b"hello\n"), (2, b"and now\n"), (3, b"/quit\n")):
+            while said.count(b"> ") < marks:
+                said += os.read(ours, 4096)
+            os.write(ours, line)
+        assert process.wait(60) == 0
+    os.close(ours)
+    turns = [attributes["class"] for tag, attributes in Page((tmp_path / "out/tiny-1/index.html").read_text()).tags
+             if attributes.get("class", "").startswith("turn")]
+    assert turns == ["turn user", "turn model"] * 2
