@@ -23,17 +23,16 @@ in the example over the four that are there.
 """
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
-from gemini_mini import memory
+from gemini_mini import errors, memory
 
 if __name__ == "__main__":
     memory.keep()  # before what takes a second to import: it starts the program again
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until errors.run, Ctrl-C ends it and says nothing
+    errors.end_quietly()
 
-from gemini_mini import api, errors, parallel, talk  # noqa: E402
+from gemini_mini import api, parallel, talk  # noqa: E402
 from gemini_mini.decode import options as options_lib, prompt, terminal  # noqa: E402
 
 

@@ -9,18 +9,17 @@
 Stopped at any moment, the same command continues; finished, it says so and does nothing.
 """
 
-import signal
 import sys
 
-from gemini_mini import memory
+from gemini_mini import errors, memory
 
 if __name__ == "__main__":
     memory.keep()  # before what takes a second to import: it starts the program again
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until errors.run, Ctrl-C ends it and says nothing
+    errors.end_quietly()
 
 import jax  # noqa: E402
 
-from gemini_mini import config, errors, run  # noqa: E402
+from gemini_mini import config, run  # noqa: E402
 from gemini_mini.plan import launch  # noqa: E402
 from gemini_mini.train import loop  # noqa: E402
 

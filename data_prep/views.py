@@ -23,9 +23,17 @@ SPEEDS, OF = (17, 23), 20  # the slowest and the fastest, in twentieths of the r
 
 
 def varied(documents: Iterable[stream.Document], rng: np.random.Generator) -> Iterator[stream.Document]:
-    """Most of the documents with another view of every picture and sound."""
+    """Most of the documents with another view of every picture and sound that the user shows."""
     for document in documents:
-        yield [_another(part, rng) for part in document] if rng.random() < SHARE else document
+        yield _seen_otherwise(document, rng) if rng.random() < SHARE else document
+
+
+def _seen_otherwise(document: stream.Document, rng: np.random.Generator) -> stream.Document:
+    made, speaker = [], ""
+    for part in document:
+        speaker = part.name if isinstance(part, stream.Role) else speaker
+        made.append(_another(part, rng) if speaker == "user" else part)
+    return made
 
 
 def _another(part: stream.Part, rng: np.random.Generator) -> stream.Part:

@@ -209,7 +209,7 @@ def chat(world: World, rng: np.random.Generator) -> Iterator[Document]:
     """Unrelated questions in one document: what was drawn or said before is not what is asked now."""
     spoken = _clips_of(world)
     asked = _shuffled(list(_mostly_english(world, _names(world, "train"), rng)), rng)
-    while asked:
+    while len(asked) >= CHAT_TURNS[0]:
         turns = []
         for item, lang in asked[: int(rng.integers(CHAT_TURNS[0], CHAT_TURNS[1] + 1))]:
             kind = rng.random()

@@ -19,9 +19,15 @@ class InputError(ValueError):
     """Something the user handed in cannot be used."""
 
 
+def end_quietly() -> None:
+    """Until `run`, Ctrl-C ends the program and says nothing, where it is not to be ignored: for what a command imports."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(main: Callable[[], None], stopped: str = "stopped; run the same command again to continue") -> None:
     """Run a command; turn bad input and failing disks into one line and their exit codes, and Ctrl-C into `stopped`."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as sample.py and train.py import
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()

@@ -346,10 +346,10 @@ ffi::Error Coded(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi:
 extern "C" int open_tiles() {
 #ifdef __AVX512BF16__
   gemm = tiled;
+  return 1;
 #else
-  gemm = nullptr;
+  return 0;
 #endif
-  return gemm != nullptr;
 }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(narrow, Narrow,

@@ -1,4 +1,4 @@
-"""Matrix products that XLA does not make fast on a CPU: options, off unless asked for. Both need a C++ compiler.
+"""Matrix products that XLA does not make fast on a CPU: options, off unless asked for. All need a C++ compiler.
 
     python train.py CONFIG run.products=mkl      on the CPU's matrix units (AMX); needs pip install -e '.[mkl]'
     python train.py CONFIG run.products=avx512   by its vectors of bfloat16 (avx512_bf16: AMD since Zen 4)
@@ -147,11 +147,12 @@ def _register_narrow() -> None:
 def _compiled() -> ctypes.CDLL:
     """matmul.cc for this CPU, compiled once and kept by what it is made of."""
     cpu = next((line for line in _cpu_info().splitlines() if line.startswith("flags")), platform.processor())
-    path = files.CACHE / f"matmul-{files.hash_bytes(SOURCE.read_bytes(), jax.__version__.encode(), cpu.encode())}.so"
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if not compiler:
+        raise errors.InputError("run.products and --eight-bit need a C++ compiler (apt install g++); do without them, or install one")
+    version = subprocess.run([compiler, "--version"], capture_output=True).stdout  # an older one may know less of the CPU
+    path = files.CACHE / f"matmul-{files.hash_bytes(SOURCE.read_bytes(), jax.__version__.encode(), cpu.encode(), version)}.so"
     if not path.is_file():
-        compiler = shutil.which("c++") or shutil.which("g++")
-        if not compiler:
-            raise errors.InputError("run.products and --eight-bit need a C++ compiler (apt install g++); do without them, or install one")
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / path.name
             command = [compiler, "-O3", "-march=native", "-w", "-std=c++17", "-shared", "-fPIC", f"-I{jax.ffi.include_dir()}",

@@ -115,11 +115,11 @@ class Talk:
             raise errors.InputError("none of the prompts can be read; their lines say why")
         with Stop() as stop:
             self.model.answer(list(ids.values()), options_lib.Options(**self.options), lambda *_: stop.is_asked, on_answer=tell)
-        if len(told) < len(ids):
-            print(f"stopped: {len(told)} of {len(prompts)} prompts have an answer", file=sys.stderr)
-        for index in sorted(told):
-            self._add(prompts[index], [told[index]])
-        self._write_page()
+            if len(told) < len(ids):
+                print(f"stopped: {len(told)} of {len(prompts)} prompts have an answer", file=sys.stderr)
+            for index in sorted(told):
+                self._add(prompts[index], [told[index]])
+            self._write_page()
         if len(ids) < len(prompts):
             raise errors.InputError(f"{len(prompts) - len(ids)} of {len(prompts)} prompts cannot be read; their lines say why")
 
@@ -139,11 +139,11 @@ class Talk:
         with Stop() as stop:
             answers = generate(on_tokens)
             is_stopped = stop.is_asked  # and not while they are told, which goes on
-            answers = [answer for index, answer in enumerate(answers) if answer or index == 0 or not is_stopped]
+            numbered = [(index, answer) for index, answer in enumerate(answers) if answer or index == 0 or not is_stopped]
             times.append(time.monotonic())
             self._say("\n")
-            self._add(words, answers)
-            for index, answer in enumerate(answers):
+            self._add(words, [answer for _, answer in numbered])
+            for index, answer in numbered:
                 heard = iter(told) if self.is_heard and index == 0 else None
                 if index:
                     self._say(f"[{index + 1}] ")

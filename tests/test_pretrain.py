@@ -195,7 +195,7 @@ def test_only_image_codes_are_hidden_and_in_a_share_that_varies_by_row(world):
     assert share.min() < 0.2 and share.max() > 0.8 and 0.4 < share.mean() < 0.6
 
 
-def test_a_null_prompt_hides_what_the_user_says_in_whole_documents_that_draw(world):
+def test_a_null_prompt_hides_what_the_user_says_in_whole_documents_that_draw(world, monkeypatch):
     task = experiment(world, Path("x")).task
     word, code = task.tokenizers.vocab.text_start, task.tokenizers.vocab.image_start
     bos, eos, user, model = vocabulary.BOS, vocabulary.EOS, vocabulary.USER, vocabulary.MODEL
@@ -205,15 +205,23 @@ def test_a_null_prompt_hides_what_the_user_says_in_whole_documents_that_draw(wor
     row = np.array(draws + tells + draws + plain + [vocabulary.PAD] * 3, np.int32)
     batch = jax.tree.map(jnp.asarray, packing.batch_of(np.tile(row, (64, 1))))
 
+    shown, scales = [], []
+    monkeypatch.setattr(decoder.Decoder, "__call__", lambda self, tokens, *_: shown.append(np.asarray(tokens)))
+    monkeypatch.setattr(pretrain.loss, "next_token", lambda *given: (scales.append(np.asarray(given[4])), (jnp.zeros(()), {}))[1])
+    module = task.init(nnx.Rngs(0))
+
     def hidden(share):
-        changed = dataclasses.replace(task, hide_prompts=share)._hide_prompts(batch.tokens, batch, jax.random.key(0))
-        return np.asarray(changed)
+        dataclasses.replace(task, hide_images=0.0, hide_prompts=share).loss(module, batch, jax.random.key(0))
+        return shown[-1]
 
     first, second = len(draws), len(draws) + len(tells)
     expected = row.copy()
     for start in (0, second):  # of each drawing document all but the roles and what the model says
         expected[[start + i for i in (*range(2, 9), 12)]] = vocabulary.PAD
     assert (hidden(1.0) == expected).all() and (hidden(0.0) == row).all()
+    is_word = np.asarray(task.vocab.modality_of(batch.targets[0])) == vocabulary.TEXT
+    is_blind = np.isin(np.arange(len(row)), [*range(first - 1), *range(second, second + first - 1)])
+    assert (scales[0] == np.where(is_word & is_blind, 0, scales[1])).all() and (is_word & is_blind).any(), "no word is learned from nothing"
     prompt = np.array(draws[: draws.index(model, 12) + 1], np.int32)
     np.testing.assert_array_equal(engine.null_prompt(prompt), expected[: len(prompt)])  # the sampler hides the same
     some = hidden(0.3)

@@ -512,3 +512,18 @@ def test_a_chat_on_a_terminal(run_folder, tmp_path):
     turns = [attributes["class"] for tag, attributes in Page((tmp_path / "out/tiny-1/index.html").read_text()).tags
              if attributes.get("class", "").startswith("turn")]
     assert turns == ["turn user", "turn model"] * 2
+
+
+def test_what_ignores_ctrl_c_goes_on_ignoring_it():
+    """As a command that a script starts with `&`; any other ends quietly while it imports, and by an exception after."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        for given, importing, running in ((signal.SIG_IGN, signal.SIG_IGN, signal.SIG_IGN),
+                                          (signal.default_int_handler, signal.SIG_DFL, signal.default_int_handler)):
+            signal.signal(signal.SIGINT, given)
+            errors.end_quietly()
+            assert signal.getsignal(signal.SIGINT) is importing
+            errors.run(lambda: None)
+            assert signal.getsignal(signal.SIGINT) is running
+    finally:
+        signal.signal(signal.SIGINT, before)

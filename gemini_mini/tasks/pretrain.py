@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from gemini_mini import errors, files, nn, parallel, vocab as vocabulary
 from gemini_mini.data import loader, mixture, packing, rows
@@ -87,11 +87,14 @@ class Pretrain:
         tokens = batch.tokens
         if key is not None:
             tokens = self._hide(tokens, batch.speaker, key)
+        scale = self._scale(batch)
         if key is not None and self.hide_prompts:
-            tokens = self._hide_prompts(tokens, batch, jax.random.fold_in(key, 1))
+            is_blind = self._is_blind(batch, jax.random.fold_in(key, 1))
+            tokens = jnp.where(is_blind & packing.is_said_by_user(batch.tokens, batch.speaker), vocabulary.PAD, tokens)
+            scale = jnp.where(is_blind & (vocab.modality_of(batch.targets) == vocabulary.TEXT), 0.0, scale)
         hidden = module(tokens, batch.positions, batch.segments)
         embed = parallel.gathered(module.embed[...], "V D")
-        return loss.next_token(embed, hidden, batch.targets, batch.has_target, self._scale(batch), vocab)
+        return loss.next_token(embed, hidden, batch.targets, batch.has_target, scale, vocab)
 
     def _scale(self, batch: packing.Batch) -> Float[Array, "B T"]:
         """How much each target counts, by who speaks where it is predicted.
@@ -117,18 +120,17 @@ class Pretrain:
         is_drawn = (speaker != packing.USER) & (self.vocab.modality_of(tokens) == vocabulary.IMAGE)
         return jnp.where(hide & is_drawn, vocabulary.PAD, tokens)
 
-    def _hide_prompts(self, tokens: Int[Array, "B T"], batch: packing.Batch, key: PRNGKeyArray) -> Int[Array, "B T"]:
-        """Replace what the user says by padding in some documents whose answer holds a picture.
+    def _is_blind(self, batch: packing.Batch, key: PRNGKeyArray) -> Bool[Array, "B T"]:
+        """Where all that the user says is replaced by padding: in some of the documents whose answer holds a picture.
 
         So the model learns what pictures are like when nothing is asked for: the null prompt of classifier-free
-        guidance (arXiv 2207.12598, section 3), which the sampler makes in the same way.
+        guidance (arXiv 2207.12598, section 3), which the sampler makes in the same way. Words have nothing to learn there.
         """
         is_drawn = (batch.speaker == packing.MODEL) & (batch.tokens == vocabulary.BOI)
-        row = jnp.arange(tokens.shape[0])[:, None]
-        draws = jnp.zeros(tokens.shape, bool).at[row, batch.segments].max(is_drawn)
-        chosen = jnp.where(draws, jax.random.uniform(key, tokens.shape), 1.0) < self.hide_prompts
-        hide = jnp.take_along_axis(chosen, batch.segments, axis=1) & packing.is_said_by_user(batch.tokens, batch.speaker)
-        return jnp.where(hide, vocabulary.PAD, tokens)
+        row = jnp.arange(batch.tokens.shape[0])[:, None]
+        draws = jnp.zeros(batch.tokens.shape, bool).at[row, batch.segments].max(is_drawn)
+        chosen = jnp.where(draws, jax.random.uniform(key, batch.tokens.shape), 1.0) < self.hide_prompts
+        return jnp.take_along_axis(chosen, batch.segments, axis=1)
 
     def evals(self, module: decoder.Decoder) -> dict[str, float | np.ndarray]:
         """The losses, and prompts drawn: those of training stand before those of validation. Several processes draw none."""
