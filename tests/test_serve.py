@@ -269,6 +269,15 @@ def test_an_answer_ends_in_time_and_with_the_program(client, desk, slow_writing,
     assert last.get("done", {"stopped": "as asked"})["stopped"].startswith("after 0.5 s" if how == "time" else "as asked")
 
 
+def test_files_are_read_in_time(client, desk, monkeypatch):
+    """A film may have more frames than anyone waits for."""
+    clip, shots = io.BytesIO(), [PIL.Image.new("RGB", (8, 8), (40 * n, 0, 0)) for n in range(5)]
+    shots[0].save(clip, "GIF", save_all=True, append_images=shots[1:])
+    monkeypatch.setattr(desk, "max_seconds", 0)
+    (only,) = events(ask(client, ("clip.gif", clip.getvalue())))
+    assert only == {"error": "stopped after 0 s, the longest an answer may take, while the files were read; send fewer or shorter ones"}
+
+
 def test_a_taken_port_gets_a_sentence():
     with serve.listen(0) as door, pytest.raises(gemini_mini.api.errors.InputError, match="choose another"):
         serve.listen(door.getsockname()[1])

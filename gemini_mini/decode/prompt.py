@@ -6,7 +6,7 @@ Everything else is text. A name with a known suffix that does not exist is a mis
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +26,8 @@ def check(words: Sequence[str]) -> None:
         _kind(word)
 
 
-def read(words: Sequence[str], patch: int) -> stream.Document:
-    """The user's turn. Neighbouring texts are joined by a space, as a shell's `echo` does.
+def read(words: Sequence[str], patch: int, check: Callable[[], None] = lambda: None) -> stream.Document:
+    """The user's turn. Neighbouring texts are joined by a space, as a shell's `echo` does; `check` is that of `image_io.read_video`.
 
     Raises: InputError when a file is missing, damaged or of a kind that cannot be read.
     """
@@ -39,7 +39,7 @@ def read(words: Sequence[str], patch: int) -> stream.Document:
         elif kind in SOUNDS:
             parts.append(stream.Audio(_evened(word)))
         elif kind:
-            frames, seconds = image_io.read_video(word, multiple=patch)
+            frames, seconds = image_io.read_video(word, multiple=patch, check=check)
             is_still = kind == ".gif" and len(frames) == 1
             parts.append(stream.Image(image_io.read_image(word, patch)) if is_still else stream.Video(frames, seconds))
         else:

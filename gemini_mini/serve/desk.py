@@ -106,18 +106,26 @@ class Desk:
 
     def _answer(self, question: Question, tell: Tell, is_stopped: threading.Event) -> None:
         start = time.monotonic()
-        parts = read(question.parts, self.model.run.tokenizers.image.config.patch)
-        teller = Teller(self.model.run.tokenizers, tell)
         why = ""
 
-        def on_tokens(_: int, tokens: Int32[np.ndarray, "_"]) -> bool:
+        def must_end() -> bool:
             nonlocal why
-            teller.add(tokens)
             if time.monotonic() - start > self.max_seconds:
                 why = f"after {self.max_seconds:g} s, the longest an answer may take"
             elif is_stopped.is_set() or self.is_closed.is_set():
                 why = "as asked"
             return bool(why)
+
+        def check() -> None:
+            if must_end():
+                raise errors.InputError(f"stopped {why}, while the files were read; send fewer or shorter ones")
+
+        def on_tokens(_: int, tokens: Int32[np.ndarray, "_"]) -> bool:
+            teller.add(tokens)
+            return must_end()
+
+        parts = read(question.parts, self.model.run.tokenizers.image.config.patch, check)
+        teller = Teller(self.model.run.tokenizers, tell)
 
         chat = self._chat(question.chat)
         if question.turns and not chat.turns:
@@ -180,8 +188,8 @@ class Teller:
         self.tell({"part": self.num_parts, "picture": _data_uri("image/png", png)})
 
 
-def read(parts: Sequence[str | Upload], patch: int) -> stream.Document:
-    """What a person sent, as parts. A text is never taken for the name of a file on this machine.
+def read(parts: Sequence[str | Upload], patch: int, check: Callable[[], None] = lambda: None) -> stream.Document:
+    """What a person sent, as parts. A text is never taken for the name of a file on this machine. `check` may end it by raising.
 
     Raises: InputError, in the words of the person's own name for the file.
     """
@@ -198,7 +206,7 @@ def read(parts: Sequence[str | Upload], patch: int) -> stream.Document:
             path = Path(folder, f"{number}{suffix}")
             path.write_bytes(part.data)
             try:
-                document += api.read([path], patch)
+                document += prompt.read([str(path)], patch, check)
             except errors.InputError as error:
                 raise errors.InputError(str(error).replace(str(path), part.name)) from None
     return document

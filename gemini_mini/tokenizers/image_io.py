@@ -14,7 +14,7 @@ import itertools
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +53,11 @@ def fit(image: Image.Image, multiple: int = 4, size: int = 32) -> UInt8[np.ndarr
 
 
 def read_video(
-    path: str | Path, num_frames: int = 4, size: int = 16, multiple: int = 4
+    path: str | Path, num_frames: int = 4, size: int = 16, multiple: int = 4, check: Callable[[], None] = lambda: None
 ) -> tuple[UInt8[np.ndarray, "frames height width 3"], Float[np.ndarray, "frames"]]:
     """Read equally spaced frames, first and last included, and the second each one starts at.
+
+    `check` is called at every frame, which may be many, and ends the reading by raising.
 
     `path` is an animation (GIF, WebP, PNG), a film (FILMS) or a folder of pictures in the order of their names,
     taken as one a second. A clip shorter than `num_frames` gives all its frames. All frames get
@@ -68,9 +70,9 @@ def read_video(
     if path.is_dir():
         frames, starts_s = _folder_frames(path, num_frames, size, multiple)
     elif path.suffix.lower() in FILMS:
-        frames, starts_s = _film_frames(path, num_frames, size, multiple)
+        frames, starts_s = _film_frames(path, num_frames, size, multiple, check)
     else:
-        frames, starts_s = _animation_frames(path, num_frames, size, multiple)
+        frames, starts_s = _animation_frames(path, num_frames, size, multiple, check)
     return np.stack(frames), np.asarray(starts_s, np.float32)
 
 
@@ -190,7 +192,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _animation_frames(
-    path: Path, num_frames: int, size: int, multiple: int
+    path: Path, num_frames: int, size: int, multiple: int, check: Callable[[], None]
 ) -> tuple[list[np.ndarray], list[float]]:
     image = _open(path)
     target = _target(image, multiple, size)
@@ -202,6 +204,7 @@ def _animation_frames(
     wanted = set(equally_spaced(num_frames, total))
     frames, starts_s, now_s = [], [], 0.0
     for index in range(total):  # in order: a frame is drawn over those before it
+        check()
         with _decoding(path):
             image.seek(index)
             image.load()  # WebP knows how long a frame lasts only now
@@ -213,7 +216,7 @@ def _animation_frames(
 
 
 def _film_frames(
-    path: Path, num_frames: int, size: int, multiple: int
+    path: Path, num_frames: int, size: int, multiple: int, check: Callable[[], None]
 ) -> tuple[list[np.ndarray], list[float]]:
     """Read twice, once to count: headers do not say how many frames there are, and they may not fit in memory."""
     check_films(path)
@@ -227,12 +230,12 @@ def _film_frames(
             if codec.width * codec.height > MAX_PIXELS:
                 raise errors.InputError(f"{path}: has {codec.width}×{codec.height} pixels a frame; at most "
                                         f"{MAX_PIXELS / 1e6:.0f} megapixels are read, scale the film down first")
-            total = sum(1 for _ in itertools.islice(film.decode(video=0), MAX_FRAMES + 1))
+            total = sum(check() is None for _ in itertools.islice(film.decode(video=0), MAX_FRAMES + 1))
         if not 1 <= total <= MAX_FRAMES:
             raise errors.InputError(f"{path}: must have from 1 to {MAX_FRAMES} frames; cut it, or choose another")
         wanted = set(equally_spaced(num_frames, total))
         with av.open(str(path)) as film:
-            taken = [(frame.to_image(), frame.time) for i, frame in enumerate(film.decode(video=0)) if i in wanted]
+            taken = [(frame.to_image(), frame.time) for i, frame in enumerate(film.decode(video=0)) if check() is None and i in wanted]
     except (av.FFmpegError, IndexError) as error:
         raise errors.InputError(f"{path}: cannot be read as a film ({error}); download or export it again") from None
     target = _target(taken[0][0], multiple, size)
