@@ -97,10 +97,13 @@ class Talk:
         One that cannot be read has a line that says why. When it is stopped, prompts of whose answer no part is whole have no line.
         Raises: InputError at the end, when some could not be read.
         """
-        told, ids = {}, {}
+        told, ids, context = {}, {}, self.model.run.model.config.context_tokens
         for index, words in enumerate(prompts):
             try:
-                ids[index] = self.model.encode(words)
+                made = self.model.encode(words)
+                if len(made) >= context:
+                    raise errors.InputError(f"the prompt has {len(made)} tokens, and the model reads {context} with its answer; shorten it")
+                ids[index] = made
             except errors.InputError as error:
                 print(json.dumps({"prompt": list(words), "index": index, "error": str(error)}, ensure_ascii=False), flush=True)
         readable = list(ids)

@@ -372,10 +372,11 @@ def test_a_batch_answers_every_line(command, tmp_path, media, capsys):
     assert {line["index"]: line["prompt"][0] for line in lines} == {0: "one", 1: "two", 2: "three"} and len(lines) == 3
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no")
-    prompts.write_text(json.dumps(["look", str(broken)]) + '\n"four"\n')
-    with pytest.raises(errors.InputError, match="1 of 2 prompts cannot be read"):
+    prompts.write_text("\n".join(json.dumps(parts) for parts in (["look", str(broken)], "four", "hello " * 2000)))
+    with pytest.raises(errors.InputError, match="2 of 3 prompts cannot be read"):
         command("--prompts", prompts, *SHORT)
-    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    first, third, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert third["index"] == 2 and "tokens, and the model reads" in third["error"]
     assert first["index"] == 0 and "broken.png: " in first["error"] and second["index"] == 1 and second["prompt"] == ["four"] and "error" not in second
     for bad, sentence in (("{", "line 1: must be JSON"), ('"a"\n[1]', "line 2: must be a text, a list"), ("", "holds no prompt"),
                           ('["x", "gone.png"]', "line 1: gone.png: no such file")):
