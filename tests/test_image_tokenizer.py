@@ -706,7 +706,6 @@ def test_an_animation_of_more_pixels_than_are_read_is_refused_before_any_is_deco
         image_io.read_video(tmp_path / "many.gif")
 
 
-
 def test_writing_leaves_no_half_file(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     image_io.write_png(path, quarters())
