@@ -4,7 +4,8 @@
     python sample.py released/laptop.safetensors "Draw: red heart"
 
 The decoder's matrices have 8 bits (quant.py), so has what draws the codes of pictures; the rest of the tokenizers 16. What that costs is measured on the valid rows
-the run was trained beside, before anything is written. FILE.md is the card: data and licences, figures, failures.
+the run was trained beside, before anything is written. FILE.md is the card: data and licences, figures, failures; FILE.png shows the
+first pictures it drew.
 Facts: a model card is released with every model (Gemini report, section 6.5).
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 from gemini_mini import errors, files, memory, nn, quant
 from gemini_mini import run as run_lib
 from gemini_mini.data import mixture, rows
-from gemini_mini.evals import task as task_lib
+from gemini_mini.evals import album, gallery, task as task_lib
 from gemini_mini.model import decoder
 from gemini_mini.tasks import pretrain
 
@@ -36,7 +37,7 @@ MOST_FAILURES = 3  # of each task, the first in the evaluation's order
 
 
 def release(run_folder: Path, out: Path) -> dict[str, tuple[float, float]]:
-    """Write `out` and its card; returns the loss on each valid source, before and after.
+    """Write `out`, its card and the card's picture; returns the loss on each valid source, before and after.
 
     Raises: InputError when the run is unfinished, or its figures or valid rows are missing.
     """
@@ -52,8 +53,12 @@ def release(run_folder: Path, out: Path) -> dict[str, tuple[float, float]]:
     kept["row_tokens"] = files.read_json(Path(settings["rows"]) / "train" / "rows.json")["row_tokens"]
     small = run._replace(settings={"task": kept})
     opened = files.read_json(run_folder / "release" / "opened.json") if assurance else []
-    about = card(run, files.read_json(run_folder / "run.json"), detail, assurance, opened, losses)
+    draw = detail["tasks"].get("draw", {"splits": {}})
+    drawn = gallery.sheet(draw, album.load(run_folder / "evals" / "examples.safetensors"))
+    about = card(run, files.read_json(run_folder / "run.json"), detail, assurance, opened, losses, out.with_suffix(".png").name if drawn else "")
     run_lib.save_released(small, out, about)
+    if drawn:
+        files.write_bytes(out.with_suffix(".png"), drawn)
     files.write_bytes(out.with_suffix(".md"), about.encode())
     return losses
 
@@ -82,9 +87,10 @@ def valid_loss(run: run_lib.Run, module: decoder.Decoder) -> dict[str, float]:
 
 
 def card(
-    run: run_lib.Run, started: dict, detail: dict, assurance: dict | None, opened: list[dict], losses: dict[str, tuple[float, float]]
+    run: run_lib.Run, started: dict, detail: dict, assurance: dict | None, opened: list[dict], losses: dict[str, tuple[float, float]],
+    picture: str = "",
 ) -> str:
-    """The model card, as Markdown; `opened` are the times the assurance half was."""
+    """The model card, as Markdown; `opened` are the times the assurance half was, `picture` the file of what was drawn."""
     settings, sizes = run.settings["task"], run.model.config
     stages = tuple(mixture.Stage(**stage) for stage in settings["stages"])
     shares = sorted(mixture.shares(stages).items(), key=lambda pair: -pair[1])
@@ -108,6 +114,8 @@ def card(
                   *_table(assurance["tasks"]), ""]
     else:
         lines += ["The assurance half of the test splits was not opened for it.", ""]
+    if picture:
+        lines += ["## What it drew", "", "The first questions of three splits, wrong answers framed in red.", "", f"![pictures]({picture})", ""]
     lines += ["## Failures", "", "The first wrong answers in the evaluation's order, not chosen.", "", *_failures(detail["tasks"])]
     return "\n".join(lines) + "\n"
 

@@ -23,7 +23,7 @@ from gemini_mini import config, errors, files, nn, report, run, stream
 from gemini_mini import vocab as vocabulary
 from gemini_mini.evals import __main__ as command
 from gemini_mini.decode import engine
-from gemini_mini.evals import album, answerer, baselines, chart, classifier, failures, judges, metrics, pictures, suite
+from gemini_mini.evals import album, answerer, baselines, chart, classifier, failures, gallery, judges, metrics, pictures, suite
 from gemini_mini.evals import task as task_lib
 from gemini_mini.evals.suites import audio as suites_audio
 from gemini_mini.evals.suites import generation as suites_generation
@@ -696,6 +696,22 @@ def test_a_picture_of_failures_shows_the_first_ones(world, media):
     assert drawn.shape == (failures.ROWS_PER_TASK * row, 3 * failures.COLUMN, 3)
     first = task_lib.images(kept.document(wrong["splits"]["test"]["examples"][3]["prompt"]))[0]
     np.testing.assert_array_equal(drawn[16 : 16 + failures.SIDE : 2, 4 : 4 + failures.SIDE : 2], first)
+
+
+def test_a_gallery_shows_the_first_drawings_and_frames_the_wrong_ones():
+    kept, colours = album.Album(), np.random.default_rng(0).integers(0, 255, (12, 3)).astype(np.uint8)
+    examples = [{"prompt": kept.add([stream.Role("user"), stream.Text(f"Draw: thing {n}")]), "is_right": n % 3 > 0,
+                 "answer": kept.add([stream.Image(np.broadcast_to(colour, (32, 32, 3)))])} for n, colour in enumerate(colours)]
+    cell = {"value": 2 / 3, "n": 12, "examples": examples}
+    page = np.asarray(PIL.Image.open(io.BytesIO(gallery.sheet({"splits": {"valid": cell, "test_compose": cell}}, kept))).convert("RGB"))
+    width, height = gallery.CELL
+    assert page.shape == (gallery.TITLE + height, gallery.COLUMNS * width, 3)  # no more than asked for, and nothing of valid
+    for n in range(gallery.COLUMNS):
+        left, top = n * width + 4, gallery.TITLE
+        assert (page[top + 2 : top + 2 + gallery.SIDE, left + 2 : left + 2 + gallery.SIDE] == colours[n]).all()
+        assert (tuple(page[top, left]) == gallery.WRONG) == (n % 3 == 0)
+        assert (page[top + gallery.SIDE + 6 : top + height, left : left + gallery.SIDE] < 128).any()  # its words
+    assert gallery.sheet({"splits": {"valid": cell}}, kept) == b""
 
 
 def test_fid_of_the_truth_is_none(world, oracle, tmp_path, monkeypatch):

@@ -147,7 +147,8 @@ def test_a_card_says_data_licences_figures_and_failures(model, tmp_path):
                   "`Draw: cat` → [image], not [image]", "was not opened"):
         assert words in text, words
     opened = [{"when": "2026-01-01", "model": "m"}]
-    assert "opened 1 time(s), first at 2026-01-01" in release.card(trained, {"steps": 20}, detail, detail, opened, {"draw": (1.0, 1.0)})
+    found = release.card(trained, {"steps": 20}, detail, detail, opened, {"draw": (1.0, 1.0)}, "drawn.png")
+    assert "opened 1 time(s), first at 2026-01-01" in found and "![pictures](drawn.png)" in found and "![" not in text
 
 
 def test_a_card_never_shows_figures_of_other_weights(tmp_path):
