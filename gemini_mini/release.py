@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from gemini_mini import errors, files, memory, nn, quant
@@ -46,7 +47,7 @@ def release(run_folder: Path, out: Path) -> dict[str, tuple[float, float]]:
     detail = figures(run_folder, run_folder)
     assurance = figures(run_folder / "release", run_folder) if (run_folder / "release" / "evals_detail.json").is_file() else None
     weights = {name: np.asarray(w) for name, w in nn.weights(run.model).items()}
-    rounded = nn.with_weights(run.model, quant.unpack(quant.pack(weights, nn.axes(run.model))))
+    rounded = nn.with_weights(run.model, jax.device_put(quant.unpack(quant.pack(weights, nn.axes(run.model)))))
     before, after = (valid_loss(run, module) for module in (run.model, rounded))
     losses = {name: (before[name], after[name]) for name in before}
     kept = {name: value for name, value in settings.items() if name not in PATHS}

@@ -7,13 +7,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 from flax import nnx
 
 import events
-from gemini_mini import config, errors, files, nn, parallel, run, stream, text_alone, vocab as vocabulary
+from gemini_mini import config, errors, files, nn, parallel, release, run, stream, text_alone, vocab as vocabulary
 from gemini_mini.data import mixture, packing, rows
 from gemini_mini.decode import engine, grammar, sampling
+from gemini_mini.evals import album
 from gemini_mini.model import decoder, ring
 from gemini_mini.tasks import pretrain
 from gemini_mini.tokenizers import audio, bundle, image, text
@@ -105,6 +107,25 @@ def test_training_learns_its_rows_and_the_run_loads(trained):
     assert loaded.model.config.vocab_size == loaded.tokenizers.vocab.size
     ids = jnp.ones((1, 4), jnp.int32)
     assert np.isfinite(loaded.model.logits(loaded.model(ids, ids, ids))).all()
+
+
+def test_a_trained_run_is_released_with_its_card_and_pictures(trained, tmp_path):
+    with pytest.raises(errors.InputError, match="run: python -m gemini_mini.evals"):
+        release.release(trained, tmp_path / "small.safetensors")
+    kept = album.Album()
+    example = {"prompt": kept.add([stream.Text("Draw: red square")]), "truth": [], "is_right": False,
+               "answer": kept.add([stream.Image(np.zeros((32, 32, 3), np.uint8))])}
+    cell = {"value": 0.0, "low": 0.0, "high": 0.9, "n": 1, "chance": 0.0, "baseline": 0.0, "examples": [example]}
+    (trained / "evals").mkdir()
+    album.save(kept, trained / "evals" / "examples.safetensors")
+    files.write_json(trained / "evals_detail.json", {
+        "half": "dev", "model": run.weights_hash(trained), "pictures": 2, "image_temperature": 0.0, "guidance": 1.5, "limit": 1,
+        "tasks": {"draw": {"unit": "accuracy", "splits": {"seen": cell}}}})
+    losses = release.release(trained, tmp_path / "small.safetensors")
+    assert losses.keys() == {"draw", "words"} and all(0 < abs(after / before - 1) < 0.02 for before, after in losses.values())
+    drawn = run.load(tmp_path / "small.safetensors")
+    assert drawn.model.config == run.load(trained).model.config and drawn.settings["task"]["row_tokens"] == 128
+    assert PIL.Image.open(tmp_path / "small.png").width > 900 and "(small.png)" in (tmp_path / "small.md").read_text()
 
 
 def test_tensorboard_shows_every_number_of_the_metrics(trained):
