@@ -312,11 +312,23 @@ def test_byte_frequencies_of_text():
 def test_opening_the_assurance_half_is_recorded_and_a_second_model_is_told(tmp_path, capsys):
     for number, weights in enumerate((b"one", b"one", b"two"), 1):
         (tmp_path / "model.safetensors").write_bytes(weights)
-        command.open_assurance(tmp_path, run.weights_hash(tmp_path), ["draw"] * (number == 1))
+        command.open_assurance(command.ledger(tmp_path), run.weights_hash(tmp_path), ["draw"] * (number == 1))
         opened = files.read_json(tmp_path / "release" / "opened.json")
         assert len(opened) == number and opened[-1]["model"] == files.hash_bytes(weights)
         assert ("opened for 1 other" in capsys.readouterr().out) == (number == 3)
     assert opened[0]["asked"] == ["draw"] and opened[1]["when"].startswith("20")
+
+
+def test_a_released_file_remembers_wherever_its_figures_go(world, model, tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    settings = {"task": {"model": config.to_json(model.run.model.config)}}
+    run.save_released(model.run._replace(settings=settings), path, "card")
+    monkeypatch.setattr(command.worlds, "embedded", lambda folder: world)
+    monkeypatch.setattr(command, "evaluate", lambda *_: None)
+    for number in (1, 2):
+        monkeypatch.setattr(sys, "argv", ["evals", str(path), "--world", "w", "--out", str(tmp_path / f"out{number}"), "--release"])
+        command.main()
+        assert len(files.read_json(tmp_path / "model.opened.json")) == number
 
 
 def test_a_release_writes_beside_and_asks_the_other_half(world, model, tmp_path, monkeypatch):

@@ -10,7 +10,8 @@
     python -m gemini_mini.evals released/laptop.safetensors --world data/laptop/world --out evals/laptop
 
 A test split has two halves, and only --release opens the second: what was looked at while working is no
-longer a test. RUN/release/opened.json then says when and with which weights; the figures stand beside it.
+longer a test. RUN/release/opened.json then says when and with which weights; the figures stand beside it. That of a
+released file stands beside the file, wherever the figures go: released/laptop.opened.json.
 Writes RUN/evals.json (task -> split -> value), RUN/evals_detail.json (everything, with every
 answer) and RUN/evals/examples.safetensors (their pictures and sounds). With --tasks only those are replaced, and the
 others stay as they were, if they are of the same weights; each task says in "about" how it was asked. A suite writes RUN/evals/NAME.json,
@@ -86,17 +87,21 @@ def main() -> None:
     judge = args.classifier or args.run.parent / f"{world.config.name}-classifier" / "classifier.safetensors"
     settings = task.Settings(args.limit, tasks, args.valid_only, args.seed, args.temperature, args.guidance, str(judge))
     if args.release:
-        open_assurance(out, run_lib.weights_hash(args.run), [*suites, *tasks])
+        open_assurance(ledger(args.run), run_lib.weights_hash(args.run), [*suites, *tasks])
     for name in suites or ("",):
         evaluate(run, world.only("assurance" if args.release else "dev"), settings, name, out)
 
 
-def open_assurance(out: Path, weights: str, asked: list[str]) -> None:
-    """Record, before anything is asked, that the assurance half is opened; what was recorded stays."""
-    path = out / "release" / "opened.json"
+def ledger(run: Path) -> Path:
+    """Where it is written when the assurance half was opened for a run folder or a released file."""
+    return run.with_suffix(".opened.json") if run.is_file() else run / "release" / "opened.json"
+
+
+def open_assurance(path: Path, weights: str, asked: list[str]) -> None:
+    """Record in `path`, before anything is asked, that the assurance half is opened; what was recorded stays."""
     opened = files.read_json(path) if path.is_file() else []
     if others := {each["model"] for each in opened} - {weights}:
-        print(f"warning: the assurance half was opened for {len(others)} other model(s) in this folder ({path}): "
+        print(f"warning: the assurance half was opened for {len(others)} other model(s), by {path}: "
               "choices made since then may have seen it")
     files.write_json(path, [*opened, {"when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "model": weights,
                                       "asked": asked or ["what the report shows"]}])
