@@ -9,7 +9,8 @@ the picture's part of a range coder's stream, as codecs have entropy coders too:
 written by the chances of image_prior.py's decoder, trained on the codes of training pictures, and read back.
 Photographs are those inside scikit-image's wheel, their shorter side shrunk to 256 pixels: the middle
 128 × 128, whole and cut into tiles. The classifier tells the groups of emoji apart ("animal", "food", ...); it learns from
-real training pictures and their shifted copies, and is asked about originals and their drawings.
+real training pictures and their shifted copies, and is asked about originals and their drawings. Of the test
+split only the dev half is looked at.
 """
 
 import argparse
@@ -125,7 +126,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="PNG of originals above drawings")
     parser.add_argument("--prior-steps", type=int, default=1000, help="training of the entropy coder")
     args = parser.parse_args()
-    tokenizer, world = image.load(args.tokenizer), emoji_world.load(args.world)
+    tokenizer, world = image.load(args.tokenizer), emoji_world.load(args.world).only("dev")
     photos = photographs()
     tiles = image.to_patches(photos, TILE_PIXELS).reshape(-1, TILE_PIXELS, TILE_PIXELS, 3)
     our_bytes = (TILE_PIXELS // tokenizer.config.patch) ** 2 * math.log2(tokenizer.config.num_codes) / 8

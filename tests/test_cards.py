@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from data_prep import documents, emoji_world
+from data_prep import documents, emoji_world, splits
 from data_prep import text as text_lib
 from gemini_mini import errors, files, run, stream
 from gemini_mini.cards import audio as audio_card
@@ -145,6 +145,8 @@ def test_one_page_shows_three_cards_and_loads_nothing(world, tokenizer, tmp_path
     printed = capsys.readouterr().out
     for line in ("strings come back exactly", "PSNR", "codes a second", "1,200", "of the variance of log-mel", "by CTC in training: valid"):
         assert line in printed and line in content
+    assert [splits.half(item.chars) for item in world.items if item.split == "test_concept"] == ["assurance"]
+    assert "test_concept" not in printed + content, "that half is not opened"
     assert re.search(r"46%\s+of letters misread .*: valid\n", printed) and re.search(r"12%\s+of letters misread .*: train\n", printed)
 
 

@@ -14,7 +14,7 @@ NUM_SHOWN, SHOWN_WIDTH = 18, 84
 
 
 def make(tokenizer: image.ImageTokenizer, world: emoji_world.World) -> card.Card:
-    """Figures of every picture of each split; codes are counted on those seen."""
+    """Figures of every picture that `world` shows of each split; codes are counted on those seen."""
     rows, sheets, counts = [], [], np.zeros(tokenizer.config.num_codes, np.int64)
     for split, name in SPLITS.items():
         real = np.asarray(world.pictures[world.items_in(split)])

@@ -1,7 +1,7 @@
 """A page of cards: what the three tokenizers of a run keep, to read, see and hear.
 
 Pictures, names and sounds are those of the world the run was trained on, found beside its rows, or of the one that is named. Examples are
-spread evenly over a split, never chosen by hand.
+spread evenly over a split, never chosen by hand; of a test split they are the dev half.
 Next: card.py; text.py, image.py and audio.py, a card each.
 """
 
@@ -44,7 +44,7 @@ def write(run_folder: Path, world_folder: Path | None, out: Path | None = None) 
         task = files.read_json(run_folder / "run.json")["settings"]["task"]
         tokenizers = bundle.load(*(run_folder / "tokenizers" / name for name in ("text.model", "image.safetensors", "audio.safetensors")))
         training = training_figures(run_folder / "tokenizers" / "audio.safetensors", Path(task["audio_tokenizer"]))
-    world = worlds.embedded(world_folder or Path(task["rows"]).parent / "world")
+    world = worlds.embedded(world_folder or Path(task["rows"]).parent / "world").only("dev")
     shares = mixture.shares(tuple(mixture.Stage(**stage) for stage in task["stages"]))
     num_codes = tokenizers.image.config.num_codes + tokenizers.audio.config.num_codes
     made = [text.make(tokenizers.text, world, shares, num_codes), image.make(tokenizers.image, world), audio.make(tokenizers.audio, world, training)]
