@@ -119,20 +119,28 @@ class World(NamedTuple):
     def only(self, half: Literal["dev", "assurance"]) -> "World":
         """This world without the other half of its test splits: what stands there is of no split that is asked.
 
-        A thing is in one half under all its names, voices and motions, a document with all its passages.
+        A concept is in one half in all its skin tones, under all its names, voices and motions, a document with all its passages.
         """
-        def of(name: str, split: str) -> str:
-            return "hidden" if split.startswith("test") and splits.half(name) != half else split
+        def of(stands: str, split: str) -> str:
+            return "hidden" if split.startswith("test") and stands != half else split
 
-        chars = [item.chars for item in self.items]
-        items = [item._replace(split=of(item.chars, item.split),
-                               name_splits={lang: of(item.chars, split) for lang, split in item.name_splits.items()})
-                 for item in self.items]
-        prose, code = ([passage._replace(split=of(passage.document, passage.split)) for passage in written]
+        halves = self.halves()
+        items = [item._replace(split=of(stands, item.split), name_splits={lang: of(stands, split) for lang, split in item.name_splits.items()})
+                 for item, stands in zip(self.items, halves, strict=True)]
+        prose, code = ([passage._replace(split=of(splits.half(passage.document), passage.split)) for passage in written]
                        for written in (self.prose, self.code))
         return self._replace(half=half, items=items, digits=self.digits.only(half), prose=prose, code=code,
-                             clips=[clip._replace(split=of(chars[clip.item], clip.split)) for clip in self.clips],
-                             shots=[shot._replace(split=of(chars[shot.item], shot.split)) for shot in self.shots])
+                             clips=[clip._replace(split=of(halves[clip.item], clip.split)) for clip in self.clips],
+                             shots=[shot._replace(split=of(halves[shot.item], shot.split)) for shot in self.shots])
+
+    def halves(self, prefix: str = "") -> list[str]:
+        """The half of each item: dev where one of its concept, of those in its split, is there by its characters after `prefix`.
+
+        So what was looked at while each item had a half of its own is never in assurance.
+        """
+        concepts = [(item.split, pictures.concept(item.names.get("en", item.chars))) for item in self.items]
+        dev = {concept for concept, item in zip(concepts, self.items) if splits.half(prefix + item.chars) == "dev"}
+        return ["dev" if concept in dev else "assurance" for concept in concepts]
 
     def shows(self, key: str) -> bool:
         """Whether what is made by rule and has this name can be asked about, if it is of a test split."""

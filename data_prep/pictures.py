@@ -82,10 +82,9 @@ def cell(row: Emoji) -> tuple[str, str, str] | tuple[str, str, str, str] | None:
     return None
 
 
-def concept(row: Emoji) -> str:
-    """What the emoji is about, whatever its skin tone: "cat" for both "cat" and "cat face"."""
-    english = re.sub(r" (medium-)?(light|medium|dark) skin tone", "", row.names["en"])
-    return english.removesuffix(" face")
+def concept(english: str) -> str:
+    """What an emoji of this name is about, whatever its skin tone: "cat" for both "cat" and "cat face"."""
+    return re.sub(r" (medium-)?(light|medium|dark) skin tone", "", english).removesuffix(" face")
 
 
 @functools.cache

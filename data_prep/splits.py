@@ -13,7 +13,8 @@ Neither a package upgrade nor the size of the world moves an item from one side 
     valid, valid_compose, valid_speaker_language, valid_motion
                  others of the same kinds, to tune on: no choice needs a test split
 
-Every test split has two halves: dev is looked at while working, assurance when a model is released.
+Every test split has two halves: dev is looked at while working, assurance when a model is released. Skin tones of one
+concept stand in one half: assurance where all that the world has of them in a split would be there by themselves.
 """
 
 import hashlib
@@ -48,7 +49,7 @@ def bucket(key: str, buckets: int = 100) -> int:
 
 
 def half(key: str) -> str:
-    """dev or assurance: in which half of its test split the thing of this name stands."""
+    """dev or assurance: in which half of its test split the thing of this name stands by itself."""
     return ("dev", "assurance")[bucket(f"half {key}", 2)]
 
 
@@ -63,7 +64,7 @@ def of_picture(row: pictures.Emoji) -> str:
             return next((split for split, cells in HELD_CLOCKS.items() if tuple(factors) in cells), "train")
     if row.base in pictures.role_bases():
         return "train"
-    chance = bucket(f"concept {pictures.concept(row)}")
+    chance = bucket(f"concept {pictures.concept(row.names['en'])}")
     if chance < TEST_CONCEPT_PERCENT:
         return "test_concept"
     return "valid" if chance < TEST_CONCEPT_PERCENT + VALID_PERCENT else "train"
@@ -84,7 +85,7 @@ def of_name(row: pictures.Emoji, lang: str) -> str:
     split = of_picture(row)
     if split != "train" or lang == "en":
         return split
-    return "test_lang" if bucket(f"lang {lang} {pictures.concept(row)}") < TEST_LANG_PERCENT else "train"
+    return "test_lang" if bucket(f"lang {lang} {pictures.concept(row.names['en'])}") < TEST_LANG_PERCENT else "train"
 
 
 def of_voice(speaker: int, num_speakers: int, lang: str) -> str:

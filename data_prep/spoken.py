@@ -56,12 +56,12 @@ def translate_examples(world: World, split: str) -> Iterator[questions.Example]:
 def new_voices(world: World, limit: int) -> list[questions.Example]:
     """Names of training said by voices that no clip has, `limit` over all languages that have a voice; none without eSpeak.
 
-    A name is in one half of this test split in all its languages.
+    A concept is in one half of this test split, in all its languages.
     """
     if speech.espeak.espeakng_loader is None:
         return []
-    known = sorted(((item, lang) for item in range(len(world.items)) for lang in world.languages_of(item)
-                    if lang in speech.VOICES and world.shows(f"new voice {world.items[item].chars}")),
+    known = sorted(((item, lang) for item, half in enumerate(world.halves("new voice ")) if world.half in ("both", half)
+                    for lang in world.languages_of(item) if lang in speech.VOICES),
                    key=lambda pair: splits.bucket(f"new voice {world.items[pair[0]].chars} {pair[1]}", 1 << 32))[:limit]
     lines = [(speech.VOICES[lang] + NEW_VOICES[place % len(NEW_VOICES)], world.items[item].names[lang])
              for place, (item, lang) in enumerate(known)]

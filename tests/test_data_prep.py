@@ -255,6 +255,27 @@ def test_the_halves_of_test_splits_share_nothing_and_leave_nothing_out(demo):
     assert not dev.items_in("test_concept") == demo.items_in("test_concept") and dev.items_in("train") == demo.items_in("train")
 
 
+def test_skin_tones_of_a_concept_are_in_one_half_and_nothing_leaves_dev(demo):
+    """Code points say which items differ in their tones alone; each item's own hash, where it was when it stood by itself."""
+    def held(world: emoji_world.World, half: str = "") -> set[tuple[str, str]]:
+        found = [(item, split) for item in world.items for split in (item.split, *item.name_splits.values())]
+        found += [(world.items[each.item], each.split) for each in (*world.clips, *world.shots)]
+        return {(item.chars, split) for item, split in found if split.startswith("test") and half in ("", splits.half(item.chars))}
+
+    def toneless(things: set[tuple[str, str]]) -> set[tuple[str, str]]:
+        return {(re.sub("[\U0001F3FB-\U0001F3FF\uFE0F]", "", chars), split) for chars, split in things}
+
+    dev, assurance = held(demo.only("dev")), held(demo.only("assurance"))
+    assert toneless(held(demo, "dev")) & toneless(held(demo, "assurance")), "by themselves they were in both"
+    assert not toneless(dev) & toneless(assurance) and dev | assurance == held(demo)
+    assert held(demo, "dev") < dev
+    for split in {split for _, split in dev | assurance}:
+        assert any(of == split for _, of in dev) and any(of == split for _, of in assurance)
+    said = [{(item.chars, item.split) for item, of in zip(demo.items, demo.halves("new voice ")) if of == half} for half in ("dev", "assurance")]
+    assert all(said) and not toneless(said[0]) & toneless(said[1])
+    assert {(item.chars, item.split) for item in demo.items if splits.half(f"new voice {item.chars}") == "dev"} < said[0]
+
+
 def test_prose_and_code_are_held_out_by_document_in_two_halves(demo):
     whole = demo._replace(prose=text.prose(600_000), code=text.code(600_000))
     names = {passage.document for passage in (*whole.prose, *whole.code)}
