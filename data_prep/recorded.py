@@ -4,7 +4,8 @@
     python -m data_prep.recorded free-spoken-digit-dataset/recordings --out data/recordings
 
 A file is named DIGIT_SPEAKER_NUMBER, such as 7_jackson_32.wav. It becomes 7_jackson_32.en.wav, 16 kHz mono and as loud as
-speech is kept here, beside 7_jackson_32.en.txt ("seven"); transcripts.tsv lists all for benchmarks/audio_quantisers.py.
+speech is kept here, beside 7_jackson_32.en.txt ("seven"). A speaker is in one half of the test split; transcripts.tsv lists
+the dev half for benchmarks/audio_quantisers.py.
 What cannot be used is left out, with the reason in built.json.
 Next: spoken.py, which reads the folder for the suite `audio`.
 """
@@ -14,7 +15,7 @@ import collections
 import re
 from pathlib import Path
 
-from data_prep import own_files
+from data_prep import own_files, splits
 from gemini_mini import errors, files
 from gemini_mini.tokenizers import audio_io, logmel
 
@@ -35,10 +36,11 @@ def build(source: Path, out: Path) -> bool:
             try:
                 digit, speaker = _write(path, folder)
                 counts[digit, speaker] += 1
-                listed.append(f"{path.stem}.en.wav\t{WORDS[digit]}\n")
+                if splits.half(half_key(path.stem)) == "dev":
+                    listed.append(f"{path.stem}.en.wav\t{WORDS[digit]}\n")
             except errors.InputError as error:
                 left_out[own_files.shown(path.name)] = str(error)
-        if not listed:
+        if not counts:
             raise errors.InputError(f"{source}: holds no recorded digit that can be used, of {len(paths)} files"
                                     + "".join(f"; the first: {name}: {reason}" for name, reason in [*left_out.items()][:1]))
         files.write_bytes(folder / "transcripts.tsv", "".join(listed).encode())
@@ -47,6 +49,12 @@ def build(source: Path, out: Path) -> bool:
     contents = {own_files.shown(path.name): files.hash_bytes(path.read_bytes()) for path in paths}
     code = files.hash_bytes(Path(__file__).read_bytes()) + files.code_hash(audio_io)
     return files.build(out, {"files": contents, "code": code}, make)
+
+
+def half_key(name: str) -> str:
+    """What says the half of a recording: its speaker, where its name tells one, else its name."""
+    named = NAME.fullmatch(Path(name).name)
+    return f"recorded {named[2] if named else name}"
 
 
 def _write(path: Path, folder: Path) -> tuple[int, str]:

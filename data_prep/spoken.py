@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from data_prep import own_files, phrases, questions, speech, splits
+from data_prep import own_files, phrases, questions, recorded, speech, splits
 from data_prep.emoji_world import World
 from gemini_mini import errors
 from gemini_mini.stream import Audio, Document, Text
@@ -70,16 +70,19 @@ def new_voices(world: World, limit: int) -> list[questions.Example]:
             for (item, lang), samples in found if len(samples)]
 
 
-def recordings(folder: Path, limit: int) -> list[questions.Example]:
+def recordings(world: World, folder: Path, limit: int) -> list[questions.Example]:
     """Recordings beside texts of their names (cat.en.wav, cat.en.txt); none where there is no such folder.
 
     At most `limit`, spread over all of them: names in their order may be one speaker, or one word, for long.
+    A speaker, or a name that tells none, is in one half of this test split in all languages.
     Raises: InputError when a recording cannot be read.
     """
     if not folder.is_dir():
         return []
     found = []
     for number, document in enumerate(own_files.find(folder)[0]):
+        if not world.shows(recorded.half_key(document.name)):
+            continue
         texts = {part.lang: part.value for part in document.parts if part.kind == "text"}
         found += [(number, part, texts.get(part.lang, texts.get(""))) for part in document.parts
                   if part.kind == "audio" and (part.lang in texts or "" in texts)]

@@ -459,17 +459,17 @@ def test_phrases_are_complete():
 # Recorded digits
 
 
-def test_recorded_digits_become_what_the_evaluations_read(tmp_path, capsys):
+def test_recorded_digits_become_what_the_evaluations_read(demo, tmp_path, capsys):
     source, out = tmp_path / "fetched", tmp_path / "recordings"
     source.mkdir()
     tone = 0.02 * np.sin(np.arange(4_000) / 3).astype(np.float32)
-    for digit, speaker, number in itertools.product((0, 7), ("ann", "bo"), range(3)):
+    for digit, speaker, number in itertools.product((0, 7), ("eva", "bo"), range(3)):
         soundfile.write(source / f"{digit}_{speaker}_{number}.wav", tone, 8_000)
-    soundfile.write(source / "7_ann_3.flac", tone, 8_000)
-    bad = {"7_ann_0.wav": "stands beside another", "seven.wav": "must be a sound file named", "77_ann_0.wav": "must be a sound file named",
+    soundfile.write(source / "7_eva_3.flac", tone, 8_000)
+    bad = {"7_eva_0.wav": "stands beside another", "seven.wav": "must be a sound file named", "77_ann_0.wav": "must be a sound file named",
            "9_bo_0.wav": "is silent", "8_bo_0.wav": "could not be read as sound", "6_bo_0.wav": "at least 0.025 s",
            "5_bo_0.wav": "at most 10 s", "notes.md": "must be a sound file named"}
-    for name, sound in (("7_ann_0.flac", tone), ("seven.wav", tone), ("77_ann_0.wav", tone), ("9_bo_0.wav", 0 * tone),
+    for name, sound in (("7_eva_0.flac", tone), ("seven.wav", tone), ("77_ann_0.wav", tone), ("9_bo_0.wav", 0 * tone),
                         ("6_bo_0.wav", tone[:100]), ("5_bo_0.wav", np.tile(tone, 21))):
         soundfile.write(source / name, sound, 8_000)
     (source / "8_bo_0.wav").write_bytes(b"RIFF")
@@ -477,21 +477,22 @@ def test_recorded_digits_become_what_the_evaluations_read(tmp_path, capsys):
     assert recorded.build(source, out) and not recorded.build(source, out)
     recorded.show(out)
     shown = capsys.readouterr().out
-    assert re.search(r"ann +bo +all\nzero +3 +3 +6\n", shown) and re.search(r"seven +4 +3 +7\n", shown)
+    assert re.search(r"bo +eva +all\nzero +3 +3 +6\n", shown) and re.search(r"seven +3 +4 +7\n", shown)
     assert "13 recordings of 2 speakers; 8 files left out" in shown
     left_out = files.read_json(out / "built.json")["left_out"]
     assert left_out.keys() == bad.keys() and all(reason in left_out[name] for name, reason in bad.items())
 
-    asked = spoken.recordings(out, 99)
+    asked = spoken.recordings(demo, out, 99)
     assert sorted(part.text for e in asked for part in e.answer) == ["seven"] * 7 + ["zero"] * 6
     assert {e.lang for e in asked} == {"en"} and "13 of 13 recordings" in capsys.readouterr().out
     for e in asked:
         samples = e.prompt[1].samples
         assert len(samples) == 8_000 and abs(10 * np.log10(np.mean(samples**2)) - audio_io.LOUDNESS_DB) < 0.5
-    few = spoken.recordings(out, 6)
+    few = spoken.recordings(demo, out, 6)
     assert len({part.text for e in few for part in e.answer}) == 2, "not the first names"
-    clips = audio_tokenizer.read_folder(out)
-    assert sorted(clip.text for clip in clips) == ["seven"] * 7 + ["zero"] * 6
+    halves = [sorted(part.text for e in spoken.recordings(demo.only(half), out, 99) for part in e.answer) for half in ("dev", "assurance")]
+    assert halves == [["seven"] * 4 + ["zero"] * 3, ["seven"] * 3 + ["zero"] * 3], "one is Eva, the other Bo"
+    assert sorted(clip.text for clip in audio_tokenizer.read_folder(out)) == halves[0]
     with pytest.raises(errors.InputError, match="of 1 files; the first: notes.md: must be"):
         (tmp_path / "none").mkdir()
         (tmp_path / "none" / "notes.md").write_text("")

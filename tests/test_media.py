@@ -225,6 +225,12 @@ def test_recordings_are_found_beside_their_texts(world, tmp_path, monkeypatch, c
     (found,) = audio.voices(world, 5)["test_recorded"]
     assert task_lib.words(found.answer) == "el gato" and found.lang == "es"
     assert task_lib.words(found.prompt) == phrases.LISTEN["es"][0] and len(found.prompt[1].samples) == 8000
+    for name in ("cat.de", *(f"thing {n}.en" for n in range(9))):
+        audio_io.write_wav(tmp_path / f"{name}.wav", wave)
+        (tmp_path / f"{name}.txt").write_text(name.split(".")[0])
+    (tmp_path / "cat.es.txt").write_text("cat")
+    whole, *halves = ([task_lib.words(e.answer) for e in audio.voices(w, 99)["test_recorded"]] for w in (world, world.only("dev"), world.only("assurance")))
+    assert all(halves) and not set(halves[0]) & set(halves[1]) and sorted(sum(halves, [])) == sorted(whole) and whole.count("cat") == 2
 
 
 # Scores

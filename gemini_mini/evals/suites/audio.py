@@ -16,11 +16,11 @@ from gemini_mini.evals import baselines, judges, scores, task
 
 def voices(world: emoji_world.World, limit: int) -> dict[str, list[questions.Example]]:
     """Voices that no world holds; says so where there are none."""
-    found = {"test_voice": spoken.new_voices(world, limit), "test_recorded": spoken.recordings(spoken.RECORDINGS, limit)}
+    found = {"test_voice": spoken.new_voices(world, limit), "test_recorded": spoken.recordings(world, spoken.RECORDINGS, limit)}
     if not found["test_voice"]:
         print("  new voices are left out: eSpeak is not installed (pip install 'gemini_mini[world]')")
     if not found["test_recorded"]:
-        print(f"  recorded speech is left out: no recordings with texts in {spoken.RECORDINGS}")
+        print(f"  recorded speech is left out: no recordings with texts of this half in {spoken.RECORDINGS}")
     return {split: examples for split, examples in found.items() if examples}
 
 
