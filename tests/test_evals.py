@@ -412,6 +412,14 @@ def test_shots_are_training_examples_of_other_items(world):
         assert easy[0][split]["baseline"] == easy[1][split]["baseline"] and easy[1][split]["shots"] == 2
 
 
+def test_captions_are_asked_of_every_held_out_name_of_a_picture(world):
+    tasks, _ = suite.run(world, Stub(lambda *_: [stream.Text("?")]), task_lib.Settings(limit=4, tasks=("caption", "caption_4_shot")))
+    held = {(split, lang) for item in world.items for lang, split in item.name_splits.items()}
+    assert {split for split, _ in held if split.startswith("test")} == {"test_compose", "test_concept", "test_lang"}
+    wanted = {split.replace("train", "seen") + (f"_{lang}" if lang != "en" else "") for split, lang in held if split != "valid_compose"}
+    assert all(set(found["splits"]) == wanted for found in tasks.values()) and len(tasks) == 2
+
+
 def test_a_chart_shows_every_task_of_its_suite(right):
     pytest.importorskip("matplotlib")
     for name, found in suite.SUITES.items():

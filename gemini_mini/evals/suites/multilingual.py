@@ -12,13 +12,14 @@ from gemini_mini.evals import baselines, judges, scores, task
 
 CAPTION_SCORES = (("chrF", scores.chrf), ("character error rate", scores.character_error_rate))
 TRANSLATION_SCORES = (("chrF", scores.chrf), ("BLEU", scores.bleu))
+CAPTION_SPLITS = ("seen", "valid", "test_compose", "test_concept", "test_lang")
 SPLITS = ("seen", "valid", "test")
 
 
 def _caption(name: str, shots: int) -> task.Task:
     return task.Task(name, f"picture → its name in every language, {shots}-shot", judges.is_same_text, baselines.one_in_answers,
                      baselines.nearest_in_language, "the name of the nearest other training picture in that language", kind="name",
-                     languages="apart", splits=("seen", "valid"), share=0.5, shots=shots, also=CAPTION_SCORES)
+                     languages="apart", splits=CAPTION_SPLITS, share=0.5, shots=shots, also=CAPTION_SCORES)
 
 
 def _messages(name: str, title: str) -> task.Task:
