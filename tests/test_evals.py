@@ -7,6 +7,7 @@ import io
 import json
 import math
 import pathlib
+import re
 import sys
 from fractions import Fraction
 
@@ -27,6 +28,7 @@ from gemini_mini.evals import album, answerer, baselines, chart, classifier, fai
 from gemini_mini.evals import task as task_lib
 from gemini_mini.evals.suites import audio as suites_audio
 from gemini_mini.evals.suites import generation as suites_generation
+from gemini_mini.evals.suites import multilingual
 from gemini_mini.evals.suites import text as suite_text
 from gemini_mini.model import decoder
 from gemini_mini.tokenizers import audio, bundle, image, text
@@ -746,4 +748,15 @@ def test_fid_of_the_truth_is_none(world, oracle, tmp_path, monkeypatch):
 
 def test_without_a_classifier_its_figures_are_left_out(world, oracle, capsys):
     tasks, _ = suite.run(world, oracle, task_lib.Settings(limit=3, tasks=("fid", "draw_recognised"), classifier="none"))
-    assert not tasks and "configs/picture_classifier.py" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert not tasks and all(f"{name} is left out: there is no classifier (none): python train.py configs/picture_classifier.py" in said
+                             for name in ("fid", "draw_recognised"))
+
+
+def test_what_is_left_out_is_named_with_its_reason(world, oracle, capsys, monkeypatch):
+    monkeypatch.setattr(multilingual.messages, "folder", lambda: None)
+    tasks, _ = suite.run(world._replace(shots=[]), oracle, task_lib.Settings(limit=3, tasks=("motion", "draw", "messages")))
+    assert list(tasks) == ["draw"]
+    assert re.findall(r"^  (\w+) is left out: (.*)$", capsys.readouterr().out, re.MULTILINE) == [
+        ("motion", "this world has no examples that could be asked"),
+        ("messages", "Django is not installed (pip install 'gemini_mini[messages]')")]

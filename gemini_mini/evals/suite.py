@@ -26,7 +26,7 @@ REPORTED = ("draw", "name", "name_word", "listen", "speech_draw", "motion", "one
 def run(
     world: emoji_world.World, model: answerer_lib.Answerer, settings: task.Settings = task.Settings()
 ) -> tuple[dict, album_lib.Album]:
-    """Ask everything. Returns the detail as JSON values, and the pictures and sounds it names."""
+    """Ask everything, and print what is left out. Returns the detail as JSON values, and the pictures and sounds it names."""
     tasks, gallery = {}, pictures.Gallery(np.asarray(world.pictures))
     exam = task.Exam(world, model, gallery, album_lib.Album(), settings, {})
     for name in settings.tasks or REPORTED:
@@ -35,6 +35,8 @@ def run(
         found["splits"] = {split: {"majority": None, "also": {}} | cell for split, cell in found["splits"].items()}
         if found["splits"]:
             tasks[name] = {"title": TASKS[name].title, **found, "axes": TASKS[name].axes, "seconds": round(time.perf_counter() - begin, 1)}
+        else:
+            print(f"  {name} is left out: {found['why'] if 'why' in found else 'this world has no examples that could be asked'}")
     return tasks, exam.album
 
 

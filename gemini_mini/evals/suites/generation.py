@@ -46,7 +46,7 @@ def _recognised(exam: task.Exam) -> dict:
     """name -> picture once more, judged by the classifier."""
     known = _classifier(exam)
     if known is None:
-        return {"splits": {}}
+        return _without_classifier(exam)
     real = classifier.features_of(known, np.asarray(exam.world.pictures))
 
     def judge(context: task.Context, examples: task.Examples, answers: task.Documents) -> list[task.Judged]:
@@ -61,10 +61,10 @@ def _recognised(exam: task.Exam) -> dict:
 
 def _fid(exam: task.Exam) -> dict:
     """Fréchet distance of drawings from the real pictures that were asked for."""
-    known = _classifier(exam)
-    asked = DRAW.find(exam)["splits"] if known else {}
-    splits = {}
-    for split, cell in asked.items():
+    known, splits = _classifier(exam), {}
+    if known is None:
+        return _without_classifier(exam)
+    for split, cell in DRAW.find(exam)["splits"].items():
         truths, drawn = (_pictures(exam, cell, key) for key in ("truth", "answer"))
         if min(len(truths), len(drawn)) < LEAST_FID:
             continue
@@ -73,6 +73,8 @@ def _fid(exam: task.Exam) -> dict:
         splits[split] = {
             **cell, "value": classifier.frechet(found, real), "low": None, "high": None, "n": len(found),
             "baseline": classifier.frechet(kept, real), "chance": classifier.frechet(flat, real), "majority": None, "examples": []}
+    if not splits:
+        return {"splits": {}, "why": f"no split has {LEAST_FID} drawings"}
     return {"is_error": True, "unit": "Fréchet distance", "splits": splits,
             "baseline_title": "the real pictures after their codes; chance: each as its mean colour"}
 
@@ -84,12 +86,13 @@ def _pictures(exam: task.Exam, cell: dict, key: str) -> list[np.ndarray]:
 
 
 def _classifier(exam: task.Exam) -> classifier.Classifier | None:
-    """What the settings name; None, and a line that says so, where it is not there."""
+    """What the settings name; None where it is not there."""
     path = Path(exam.settings.classifier)
-    if path.is_file():
-        return classifier.load(path)
-    print(f"  left out for want of a classifier ({path}): python train.py configs/picture_classifier.py (--classifier)")
-    return None
+    return classifier.load(path) if path.is_file() else None
+
+
+def _without_classifier(exam: task.Exam) -> dict:
+    return {"splits": {}, "why": f"there is no classifier ({exam.settings.classifier}): python train.py configs/picture_classifier.py (--classifier)"}
 
 
 LEAST_FID = classifier.FEATURES + 1  # drawings: fewer have no covariance of full rank

@@ -7,6 +7,8 @@ Facts: captions in many languages, 4-shot; translation (Gemini report, sections 
 Next: ../scores.py.
 """
 
+import functools
+
 from data_prep import messages
 from gemini_mini.evals import baselines, judges, scores, task
 
@@ -22,9 +24,15 @@ def _caption(name: str, shots: int) -> task.Task:
                      languages="apart", splits=CAPTION_SPLITS, share=0.5, shots=shots, also=CAPTION_SCORES)
 
 
-def _messages(name: str, title: str) -> task.Task:
-    return task.Task(name, title, scores.sentence_chrf, baselines.random_chrf, baselines.copy_question, "the question, copied",
-                     unit="mean chrF", languages="apart", splits=SPLITS, share=0.4, also=TRANSLATION_SCORES)
+def _messages(name: str, title: str) -> task.Measure:
+    asked = task.Task(name, title, scores.sentence_chrf, baselines.random_chrf, baselines.copy_question, "the question, copied",
+                      unit="mean chrF", languages="apart", splits=SPLITS, share=0.4, also=TRANSLATION_SCORES)
+    return task.Measure(name, title, functools.partial(_with_django, asked))
+
+
+def _with_django(asked: task.Task, exam: task.Exam) -> dict:
+    """What the task finds, or why it finds nothing."""
+    return asked.find(exam) if messages.folder() else {"splits": {}, "why": "Django is not installed (pip install 'gemini_mini[messages]')"}
 
 
 SUITE = task.Suite("many languages", (
