@@ -1,11 +1,12 @@
 """The harness's interface: likelihoods obey the chain rule, and greedy is what greedy writes."""
 
+import sys
 import types
 
 import numpy as np
 import pytest
 
-from gemini_mini import run, stream, vocab as vocabulary
+from gemini_mini import config, errors, files, run, stream, vocab as vocabulary
 from gemini_mini.decode import scoring
 from gemini_mini.evals import harness
 
@@ -61,6 +62,24 @@ def test_a_chat_asks_as_the_user_and_a_long_context_loses_its_beginning(asked):
     plain, rest = asked._pair("a cat", " and a dog")
     together = asked.run.tokenizers.text.encode("a cat and a dog") + asked.run.tokenizers.vocab.text_start
     assert np.concatenate([plain, rest]).tolist() == [vocabulary.BOS, *together]
+
+
+def test_a_released_file_says_first_where_its_figures_go(asked, tmp_path, monkeypatch):
+    """By the command's own path; the harness is a stub that counts how often it is started."""
+    path, started = tmp_path / "model.safetensors", []
+    run.save_released(asked.run._replace(settings={"task": {"model": config.to_json(asked.run.model.config)}}), path, "card")
+    found = {"results": {"ours": 1}, "samples": {"ours": [1, 2]}}
+    monkeypatch.setattr(harness, "lm_eval", types.SimpleNamespace(
+        simple_evaluate=lambda *_, **__: started.append(1) or found, utils=types.SimpleNamespace(make_table=str)))
+    monkeypatch.setattr(harness, "TaskManager", lambda include_path: None, raising=False)
+    for target, out, why in ((path, [], "give --out"), (tmp_path, ["--out", str(tmp_path / "out")], "is for a released file")):
+        monkeypatch.setattr(sys, "argv", ["harness", str(target), "--tasks", "ours", *out])
+        with pytest.raises(errors.InputError, match=why):
+            harness.main()
+    assert not started
+    monkeypatch.setattr(sys, "argv", ["harness", str(path), "--tasks", "ours", "--out", str(tmp_path / "out")])
+    harness.main()
+    assert files.read_json(tmp_path / "out" / "evals" / "harness.json")["samples"] == {"ours": 2} and len(started) == 1
 
 
 @pytest.mark.slow

@@ -3,6 +3,9 @@
     pip install 'gemini_mini[harness]'
     python -m gemini_mini.evals.harness runs/demo --tasks arc_easy --limit 100
     python -m gemini_mini.evals.harness runs/demo --tasks mine --include folder/of/yaml --chat
+    python -m gemini_mini.evals.harness released/laptop.safetensors --tasks arc_easy --out evals/laptop
+
+Writes RUN/evals/harness.json, of a released file OUT/evals/harness.json.
 
 Multiple choice is by likelihood: each answer is scored after the question (decode/scoring.py), none is sampled. With
 --chat the question is the user's and the answer the model's, as in training; else both are plain text.
@@ -107,13 +110,18 @@ class HarnessModel(Base):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder that train.py finished")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder that train.py finished, or a released file")
+    parser.add_argument("--out", type=Path, help="where to write the figures of a released file; those of a run stand in its folder")
     parser.add_argument("--tasks", required=True, help="names of the harness, with commas")
     parser.add_argument("--include", type=Path, help="a folder of further tasks in YAML")
     parser.add_argument("--shots", type=int, default=0)
     parser.add_argument("--limit", type=int, help="most questions of a task")
     parser.add_argument("--chat", action="store_true", help="the question is the user's, the answer the model's")
     args = parser.parse_args()
+    if args.run.is_file() and not args.out:
+        raise errors.InputError(f"{args.run}: is a released file, and does not say where figures go; give --out")
+    if args.out and not args.run.is_file():
+        raise errors.InputError(f"--out: is for a released file, and {args.run} is none; its figures stand in the run folder")
     if args.include and not args.include.is_dir():
         raise errors.InputError(f"--include: {args.include} is no folder; give one that holds tasks in YAML")
     if lm_eval is None:
@@ -123,7 +131,7 @@ def main() -> None:
         task_manager=TaskManager(include_path=str(args.include) if args.include else None), bootstrap_iters=1000)
     kept = {"shots": args.shots, "limit": args.limit, "is_chat": args.chat, "sampling": "likelihood or greedy",
             "results": found["results"], "samples": {name: len(asked) for name, asked in found["samples"].items()}}
-    files.write_json(args.run / "evals" / "harness.json", kept)
+    files.write_json((args.out or args.run) / "evals" / "harness.json", kept)
     print(lm_eval.utils.make_table(found))
 
 
