@@ -153,7 +153,7 @@ def test_a_vote_is_believed_where_enough_agree(small_world):
         is_easy = int(reasoning.result_of(right)) % 2 == 0
         if not temperature:
             return right if ("Step" in text) == is_easy else "1000"
-        return right if is_easy else "so 2000" if times < 4 else f"so {3000 + times}"
+        return right if is_easy else f"so {3000 + times}" if times < 4 else "so 2000"
 
     for is_valid_only, split in ((False, "test"), (True, "valid")):
         found = run(small_world, Known(reply), "sums", limit=60, is_valid_only=is_valid_only)
@@ -165,6 +165,14 @@ def test_a_vote_is_believed_where_enough_agree(small_world):
         assert cells["routed of 8"]["threshold"] == 1.0 and cells["majority of 8"]["samples"] == 8
         assert "Only the result" in cells["at once"]["prompt"] and cells["at once"]["baseline"] < 0.2
         assert f"{len(next(iter(cells.values()))['examples'])}" == "60"
+        for name, cell in cells.items():
+            for example in cell["examples"]:
+                asked, true, said = ("".join(part["text"] for part in example[key] if "text" in part) for key in ("prompt", "truth", "answer"))
+                is_easy = int(reasoning.result_of(true)) % 2 == 0
+                assert example["is_right"] == (reasoning.result_of(said) == reasoning.result_of(true)), "the answer shown is the one judged"
+                if name != "at once":
+                    assert is_easy or said == {"chain": "1000", "majority of 8": "so 2000", "routed of 8": true}[name]
+                assert ("Step" in asked) == (name != "at once" and (is_easy or name != "routed of 8")), "beside the question it answers"
 
 
 def test_the_threshold_is_the_best_on_what_it_is_chosen_on():

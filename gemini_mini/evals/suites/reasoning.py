@@ -77,21 +77,22 @@ def _find(kind: str, ask: Callable[[Any, bool], tuple[stream.Document, stream.Do
     before = Asked(*(column[: len(tuned)] for column in found))
     after = Asked(*(column[len(tuned) :] for column in found))
     threshold = best_threshold(before.truths, [result(a) for a in before.at_once], before.votes)
-    at_once, chain = [result(a) for a in after.at_once], [result(a) for a in after.chain]
-    majority = [best for best, _ in after.votes]
+    voted = [next(chain for chain in chains if result(chain) == best) for chains, (best, _) in zip(after.samples, after.votes, strict=True)]
+    is_believed = [share >= threshold for _, share in after.votes]
+    routed = [chain if believed else other for chain, believed, other in zip(voted, is_believed, after.at_once, strict=True)]
     known = collections.Counter(result(ask(problem, False)[1]) for problem in problems["train"])
     commonest = task.figure([_judge(truth, known.most_common(1)[0][0]) for truth in after.truths], False)["value"]
     chance, drawn = 1 / len(set(known) | set(after.truths)), f"{SAMPLES} chains at temperature {TEMPERATURE}"
     splits = {}
-    for name, results, answers, is_in_steps, sampling, samples in (
-        ("at once", at_once, after.at_once, False, "greedy", 1),
-        ("chain", chain, after.chain, True, "greedy", 1),
-        (f"majority of {SAMPLES}", majority, [chains[0] for chains in after.samples], True, drawn, SAMPLES),
-        (f"routed of {SAMPLES}", route(at_once, after.votes, threshold), [chains[0] for chains in after.samples], True,
+    for name, answers, in_steps, sampling, samples in (
+        ("at once", after.at_once, [False] * len(asked), "greedy", 1),
+        ("chain", after.chain, [True] * len(asked), "greedy", 1),
+        (f"majority of {SAMPLES}", voted, [True] * len(asked), drawn, SAMPLES),
+        (f"routed of {SAMPLES}", routed, is_believed,
          f"{drawn}; below {threshold:.0%} agreement (chosen on {len(tuned)} problems of valid) greedy at once", SAMPLES + 1),
     ):
-        examples = [questions.example(*ask(problem, is_in_steps), number, "en") for number, problem in enumerate(asked)]
-        judged = [_judge(truth, said) for truth, said in zip(after.truths, results, strict=True)]
+        examples = [questions.example(*ask(problem, is_slow), number, "en") for number, (problem, is_slow) in enumerate(zip(asked, in_steps, strict=True))]
+        judged = [_judge(truth, result(answer)) for truth, answer in zip(after.truths, answers, strict=True)]
         splits[f"{split}: {name}"] = {
             **task.cell(judged, False, chance, commonest, task.in_words(examples[0].prompt), sampling=sampling, samples=samples),
             "threshold": threshold if name.startswith("routed") else None,
