@@ -251,9 +251,11 @@ def test_errors_are_of_words_or_of_characters(context):
     answers = [[stream.Text("a cat sat down")], [stream.Text("一三四")], []]
     assert scores.word_errors(context, examples, answers) == [(2.0, 4.0), (1.0, 4.0), (1.0, 1.0)]
     assert scores.character_error_rate(examples[2:], answers[2:]) == 1
-    assert scores.word_error_rate(examples, answers) == pytest.approx(4 / 9)
+    assert scores.word_error_rate(examples, answers) == pytest.approx(3 / 5), "of words alone"
+    assert np.isnan(scores.word_error_rate(examples[1:2], answers[1:2]))
     english = _asked("the cat sat", "zh")  # of a question in Chinese
     assert scores.word_errors(context, [english], [[stream.Text("the dog sat")]]) == [(1.0, 3.0)]
+    assert [scores.is_unsplit(_asked(text, "zh")) for text in ("one o’clock", "piñata", "T恤", "ひ")] == [False, False, True, True]
 
 
 def test_bleu_and_chrf_are_of_their_definitions(context):

@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from data_prep import documents, invented, questions, reasoning, splits, text
+from data_prep import documents, emoji_world, invented, questions, reasoning, splits, text
 from gemini_mini import errors, files, stream
 from gemini_mini.evals import __main__ as command
 from gemini_mini.evals import album, chart, suite, task
-from gemini_mini.evals.suites import long_context
+from gemini_mini.evals.suites import audio, long_context
 from gemini_mini.evals.suites import reasoning as suite_reasoning
 
 
@@ -173,6 +173,20 @@ def test_a_vote_is_believed_where_enough_agree(small_world):
                 if name != "at once":
                     assert is_easy or said == {"chain": "1000", "majority of 8": "so 2000", "routed of 8": true}[name]
                 assert ("Step" in asked) == (name != "at once" and (is_easy or name != "routed of 8")), "beside the question it answers"
+
+
+def test_no_figure_has_errors_of_words_and_of_characters(shapes_world, monkeypatch):
+    """Nine colours and shapes said in English and in Chinese, all heard as a red heart."""
+    pytest.importorskip("jiwer")
+    monkeypatch.setattr(audio.spoken, "new_voices", lambda *_: [])
+    clips = [emoji_world.Clip(item, lang, 0, split) for item in range(9) for lang in ("en", "zh") for split in ("train", "valid")]
+    sound = np.random.default_rng(0).integers(-9000, 9000, 900 * len(clips)).astype(np.int16)
+    world = shapes_world._replace(clips=clips, shards=[sound], starts=900 * np.arange(len(clips)), stops=900 * np.arange(1, len(clips) + 1))
+    cells = run(world, Known(lambda *_: "red heart"), "write_down")["splits"]
+    assert {split: cell["n"] for split, cell in cells.items()} == dict.fromkeys(("seen", "seen_zh", "valid", "valid_zh"), 9)
+    for split in ("seen", "valid"):
+        assert cells[split]["value"] == pytest.approx((6 + 6) / (2 * 9)), "two of three colours are wrong, and two of three shapes"
+        assert cells[f"{split}_zh"]["value"] == pytest.approx(9 / 2), "nine letters for two"
 
 
 def test_the_threshold_is_the_best_on_what_it_is_chosen_on():

@@ -7,6 +7,7 @@ sections 5.1.4 and 5.2.4). Papers: BLEU, Papineni et al. 2002; chrF, Popović 20
 Next: suites/audio.py, suites/multilingual.py.
 """
 
+import math
 from collections.abc import Callable
 
 from gemini_mini import errors
@@ -19,6 +20,7 @@ except ImportError:
     jiwer = sacrebleu = None
 
 UNSPLIT = ("zh", "ja", "th")
+THAI = "\u0e00"  # where its block begins: after all letters of English, before all of Chinese and Japanese
 
 
 def require() -> None:
@@ -33,8 +35,9 @@ def word_errors(context: task.Context, examples: task.Examples, answers: task.Do
 
 
 def word_error_rate(examples: task.Examples, answers: task.Documents) -> float:
-    """Of all answers together, 0 and more; of characters where the true text is in a language of UNSPLIT."""
-    return _rate(_errors(examples, answers, is_unsplit))
+    """Of all answers together, 0 and more; those whose true text is in a language of UNSPLIT have no words to count."""
+    split = [place for place, example in enumerate(examples) if not is_unsplit(example)]
+    return _rate(_errors([examples[i] for i in split], [answers[i] for i in split], is_unsplit))
 
 
 def character_error_rate(examples: task.Examples, answers: task.Documents) -> float:
@@ -44,7 +47,7 @@ def character_error_rate(examples: task.Examples, answers: task.Documents) -> fl
 
 def is_unsplit(example: task.Example) -> bool:
     """Whether the true text is in a language of UNSPLIT; the question may be alone, and its answer English."""
-    return example.lang in UNSPLIT and not task.words(example.answer).isascii()
+    return example.lang in UNSPLIT and any(letter.isalpha() and letter >= THAI for letter in task.words(example.answer))
 
 
 def _errors(examples: task.Examples, answers: task.Documents, by_character: Callable[[task.Example], bool]) -> list[task.Judged]:
@@ -60,7 +63,7 @@ def _errors(examples: task.Examples, answers: task.Documents, by_character: Call
 
 
 def _rate(judged: list[task.Judged]) -> float:
-    return sum(j.score for j in judged) / sum(j.weight for j in judged)
+    return sum(j.score for j in judged) / sum(j.weight for j in judged) if judged else math.nan
 
 
 def sentence_chrf(context: task.Context, examples: task.Examples, answers: task.Documents) -> list[task.Judged]:

@@ -5,7 +5,8 @@
     test_voice                          a voice never heard in any language, made by eSpeak as it is asked
     test_recorded                       a person's recordings: files like cat.en.wav and cat.en.txt in data/recordings
 
-Figures are errors of words; those of characters stand beside them, and instead of them where words are not split.
+Figures are errors of words; those of characters stand beside them. Where words are not split they stand instead of them,
+each such language in a cell of its own: no sum has words and characters.
 Facts: word and character error rates, speech translation (Gemini report, section 5.2.4).
 Next: ../scores.py.
 """
@@ -24,12 +25,23 @@ def voices(world: emoji_world.World, limit: int) -> dict[str, list[questions.Exa
     return {split: examples for split, examples in found.items() if examples}
 
 
+class Transcription(task.Task):
+    """Languages together, but each whose words are not split: valid and valid_zh."""
+
+    def _columns(self, exam: task.Exam) -> dict[str, list[questions.Example]]:
+        columns: dict[str, list[questions.Example]] = {}
+        for split, found in super()._columns(exam).items():
+            for example in found:
+                columns.setdefault(f"{split}_{example.lang}" if scores.is_unsplit(example) else split, []).append(example)
+        return columns
+
+
 SUITE = task.Suite("speech understood", (
     task.Task("listen", "speech → text", judges.spelling, baselines.random_transcript, baselines.best_constant,
               "the best constant answer", is_error=True, share=0.5),
-    task.Task("write_down", "speech → text, errors of words", scores.word_errors, baselines.random_words, baselines.best_constant,
-              "the best constant answer", kind="listen", is_error=True, unit="word error rate", share=0.5, more=voices,
-              also=(("character error rate", scores.character_error_rate),)),
+    Transcription("write_down", "speech → text, errors of words", scores.word_errors, baselines.random_words, baselines.best_constant,
+                  "the best constant answer", kind="listen", is_error=True, unit="word error rate", share=0.5, more=voices,
+                  also=(("character error rate", scores.character_error_rate),)),
     task.Task("heard", "speech → text, by language", scores.word_errors, baselines.random_words, baselines.best_constant,
               "the best constant answer", kind="listen", is_error=True, unit="word error rate", share=0.5, languages="apart",
               splits=("seen", "valid", "valid_speaker_language", "test_speaker_language"), also=(("character error rate", scores.character_error_rate),)),
