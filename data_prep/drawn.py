@@ -1,8 +1,8 @@
 """Writing and charts in pictures: numbers and words to read, bars and tables to look up.
 
 The same problem is shown at 4 x 4, 8 x 8 or 16 x 16 codes: drawn once at 64 pixels and averaged down, as a
-camera would, so what is lost is lost in the picture. Its split is that of what stands in it; fonts, places and
-colours vary within.
+camera would, so what is lost is lost in the picture. Its split is that of what is written, or of the whole chart, whatever
+is asked about it; fonts and places vary within.
 Sources: fonts that come with matplotlib (DejaVu, Bitstream Vera licence; STIX, SIL OFL) and charts drawn by it.
 Facts: fine reading and charts are two of the four kinds of image understanding (Gemini report, section 5.2.1).
 """
@@ -180,13 +180,18 @@ def _colours(rng: np.random.Generator, count: int) -> tuple[str, ...]:
     return tuple(str(colour) for colour in rng.choice(list(BAR_COLOURS), count, replace=False))
 
 
-def _at_sizes(name: str, draw: Any, show: Any, num_documents: int) -> dict[str, questions.Generator]:
+def _chart(problem: Bars | Table) -> tuple:
+    """All of it but what is asked."""
+    return problem[:2]
+
+
+def _at_sizes(name: str, draw: Any, show: Any, num_documents: int, key: Any = repr) -> dict[str, questions.Generator]:
     """One kind of question at every size; all of one family, so that their splits and questions are the same."""
-    return {f"{name}_{codes}": questions.Generator(draw, functools.partial(show, codes), num_documents, num_questions=80, family=name)
+    return {f"{name}_{codes}": questions.Generator(draw, functools.partial(show, codes), num_documents, num_questions=80, family=name, key=key)
             for codes in CODES}
 
 
 GENERATORS: dict[str, questions.Generator] = (
     _at_sizes("number", number, show_writing, 1200) | _at_sizes("word", word, show_writing, 1200)
-    | _at_sizes("bars", bars, show_bars, 600) | _at_sizes("table", table, show_table, 600)
+    | _at_sizes("bars", bars, show_bars, 600, _chart) | _at_sizes("table", table, show_table, 600, _chart)
 )

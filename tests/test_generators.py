@@ -44,6 +44,17 @@ def test_training_never_reads_what_is_asked(name, small_world, shapes_world):
     assert all(e.prompt[-1] == questions.MODEL and e.prompt[0] == questions.USER for found in (seen, *others) for e in found)
 
 
+@pytest.mark.parametrize("name, few", [("bars_8", lambda rng: {"heights": (int(rng.integers(1, 10)), 2, 3)}),
+                                       ("table_8", lambda rng: {"cells": ((int(rng.integers(10)), 2), (3, 4))})])
+def test_a_chart_is_of_one_split_whatever_is_asked_about_it(name, few, small_world):
+    """So few charts that each is drawn again and again."""
+    made = documents.GENERATORS[name]
+    made = made._replace(draw=lambda world, rng, draw=made.draw: draw(world, rng)._replace(**few(rng)), num_questions=60)
+    shown = {split: [problem[:2] for problem in questions.problems(made.family, made, small_world, split)] for split in ("train", "valid", "test")}
+    assert all(len(set(charts)) < len(charts) for charts in shown.values()), "several questions about one"
+    assert not any(set(a) & set(b) for a, b in itertools.combinations(shown.values(), 2))
+
+
 def test_the_number_of_a_word_stands_beside_it_as_deep_as_asked(small_world):
     for problem in _drawn("retrieval", small_world, 20):
         problem = needles.size_pairs(problem, 1_000, 0.25)
