@@ -122,18 +122,17 @@ def card(
 
 
 def _protocol(detail: dict, half: str) -> str:
-    return (f"Text greedy, pictures at temperature {detail['image_temperature']:g} and guidance {detail['guidance']:g}, one sample, no "
-            f"examples in the prompt; at most {detail['limit']} questions of a split; {half}.")
+    return " ".join([*task_lib.protocols(detail), f"One sample, no examples in the prompt; {half}. An interval takes questions about one thing as one."])
 
 
 def _table(tasks: dict) -> list[str]:
-    found = ["| task | split | n | value | 95 % | chance | baseline |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    found = ["| task | split | n | value | 95 % | chance | majority | baseline |", "| --- " * 8 + "|"]
     for name, task in tasks.items():
         show = task_lib.formatter(task["unit"])
         for split, cell in task["splits"].items():
             interval = "" if cell["low"] is None else f"{show(cell['low'])} to {show(cell['high'])}"
             found.append(f"| {name} ({task['unit']}) | {split} | {cell['n']} | {show(cell['value'])} | {interval} | "
-                         f"{show(cell['chance'])} | {show(cell['baseline'])} |")
+                         f"{show(cell['chance'])} | {'' if cell['majority'] is None else show(cell['majority'])} | {show(cell['baseline'])} |")
     return found
 
 

@@ -133,8 +133,7 @@ def _made(detail: dict, started: dict, records: Sequence[dict]) -> str:
     facts += [(str(detail["cpus"]), "CPU cores"), (str(detail["pictures"]), "pictures in its world"),
               (f"{detail['seconds']:.0f} s", "to evaluate")]
     tiles = "".join(f"<div><b>{page.escape(value)}</b><span>{page.escape(name)}</span></div>" for value, name in facts)
-    how = (f"Text is greedy; pictures are drawn at temperature {detail['image_temperature']:g} and guidance {detail['guidance']:g}, seed {detail['seed']}. "
-           f"At most {detail['limit']} questions of a split are asked.")
+    how = " ".join([*task_lib.protocols(detail), f"Seed {detail['seed']}."])
     return f'<div class="facts">{tiles}</div><p class="note">{page.escape(how)}</p>'
 
 
@@ -154,7 +153,8 @@ def _results(detail: dict) -> str:
         for place, (split, found) in enumerate(task["splits"].items()):
             interval = "" if found["low"] is None else f"{show(found['low'])} – {show(found['high'])}"
             cells = "".join(f"<td class=number>{cell}</td>" for cell in (
-                found["n"], f"<b>{show(found['value'])}</b>", interval, show(found["chance"]), show(found["baseline"])))
+                found["n"], f"<b>{show(found['value'])}</b>", interval, show(found["chance"]),
+                "" if found["majority"] is None else show(found["majority"]), show(found["baseline"])))
             meter = _meter(found) if task["unit"] in task_lib.SHARES else ""
             first = (" class=first", what) if place == 0 else ("", "")
             title = f"<td title='{page.escape(_split_title(split))}'>{page.escape(split)}</td>"
@@ -163,12 +163,12 @@ def _results(detail: dict) -> str:
                      for name in ("task", "split", *_NUMBERS, ""))
     meaning = "".join(f"<li><b>{split}</b>: {page.escape(title)}" for split, title in SPLIT_TITLES.items())
     key = ('<p class="note">Bars: <span class="key" style="background:var(--strong)"></span> value, line: 95 % interval, '
-           '<span class="key" style="background:#e8833a"></span> baseline. Chance is a blind guess.</p>')
+           '<span class="key" style="background:#e8833a"></span> baseline. Chance is a blind guess, majority the most frequent answer; an interval takes questions about one thing as one.</p>')
     return (f'{key}<div class="scroll"><table><tr>{header}</tr>{"".join(rows)}</table></div>'
             f"<details><summary>What the splits hold out</summary><ul>{meaning}</ul></details>")
 
 
-_NUMBERS = ("n", "value", "95 %", "chance", "baseline")
+_NUMBERS = ("n", "value", "95 %", "chance", "majority", "baseline")
 
 
 def _meter(found: dict, width: int = 120) -> str:

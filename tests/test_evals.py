@@ -65,11 +65,24 @@ def test_edits_agrees_with_jiwer():
 def test_wilson_solves_its_equation():
     """The ends are the shares p for which the observed one is exactly z standard errors away."""
     for right, n in ((0, 5), (3, 10), (50, 200), (7, 7)):
-        low, high = metrics.wilson(right, n)
+        low, high = metrics.wilson(right / n, n)
         for end in (low, high):
             assert (right / n - end) ** 2 == pytest.approx(metrics.Z_95**2 * end * (1 - end) / n, abs=1e-9)
         assert 0 <= low <= right / n <= high <= 1
-    assert metrics.wilson(0, 0) == (0.0, 1.0)
+    assert metrics.wilson(0.0, 0) == (0.0, 1.0)
+
+
+def test_questions_about_one_thing_count_once_in_an_interval():
+    rng = np.random.default_rng(0)
+    things, thrice = np.arange(40), np.repeat(np.arange(40), 3)
+    right, edits, chars = rng.integers(0, 2, 40), rng.integers(0, 5, 40), rng.integers(5, 9, 40)
+    for is_ratio, scores, weights in ((False, right, np.ones(40)), (True, edits, chars)):
+        judged = [task_lib.Judged(float(score), float(weight)) for score, weight in zip(scores, weights)]
+        once, many = (task_lib.figure([judged[i] for i in about], is_ratio, about.tolist()) for about in (things, thrice))
+        assert many["n"] == 120 and many["things"] == once["things"] == once["n"] == 40
+        np.testing.assert_allclose([many[key] for key in ("value", "low", "high")], [once[key] for key in ("value", "low", "high")])
+        apart = task_lib.figure([judged[i] for i in thrice], is_ratio)
+        assert apart["things"] == 120 and apart["high"] - apart["low"] < 0.7 * (once["high"] - once["low"]), "as if they were independent"
 
 
 def test_bootstrap_covers_the_mean_of_a_known_law():
@@ -718,6 +731,16 @@ def test_a_picture_of_failures_shows_the_first_ones(world, media):
     assert drawn.shape == (failures.ROWS_PER_TASK * row, 3 * failures.COLUMN, 3)
     first = task_lib.images(kept.document(wrong["splits"]["test"]["examples"][3]["prompt"]))[0]
     np.testing.assert_array_equal(drawn[16 : 16 + failures.SIDE : 2, 4 : 4 + failures.SIDE : 2], first)
+
+
+def test_how_tasks_were_asked_is_said_once_or_of_each():
+    alike = {"limit": 9, "image_temperature": 0.0, "guidance": 1.5}
+    detail = {**alike, "tasks": {"draw": {"about": alike}, "name": {}}}
+    (sentence,) = task_lib.protocols(detail)
+    assert sentence == "All tasks: text greedy, pictures at temperature 0 and guidance 1.5, at most 9 questions of a split."
+    detail["tasks"]["listen"] = {"about": alike | {"limit": 50}}
+    first, second = task_lib.protocols(detail)
+    assert first == sentence.replace("All tasks", "draw, name") and second == sentence.replace("All tasks", "listen").replace("9", "50")
 
 
 def test_a_gallery_shows_the_first_drawings_and_frames_the_wrong_ones():

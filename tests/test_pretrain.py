@@ -115,7 +115,7 @@ def test_a_trained_run_is_released_with_its_card_and_pictures(trained, tmp_path)
     kept = album.Album()
     example = {"prompt": kept.add([stream.Text("Draw: red square")]), "truth": [], "is_right": False,
                "answer": kept.add([stream.Image(np.zeros((32, 32, 3), np.uint8))])}
-    cell = {"value": 0.0, "low": 0.0, "high": 0.9, "n": 1, "chance": 0.0, "baseline": 0.0, "examples": [example]}
+    cell = {"value": 0.0, "low": 0.0, "high": 0.9, "n": 1, "chance": 0.0, "majority": None, "baseline": 0.0, "examples": [example]}
     (trained / "evals").mkdir()
     album.save(kept, trained / "evals" / "examples.safetensors")
     files.write_json(trained / "evals_detail.json", {

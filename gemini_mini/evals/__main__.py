@@ -14,7 +14,7 @@ longer a test. RUN/release/opened.json then says when and with which weights; th
 released file stands beside the file, wherever the figures go: released/laptop.opened.json.
 Writes RUN/evals.json (task -> split -> value), RUN/evals_detail.json (everything, with every
 answer) and RUN/evals/examples.safetensors (their pictures and sounds). With --tasks only those are replaced, and the
-others stay as they were, if they are of the same weights; each task says in "about" how it was asked. A suite writes RUN/evals/NAME.json,
+others stay as they were, if they are of the same weights and code; each task says in "about" how it was asked. A suite writes RUN/evals/NAME.json,
 NAME.png, NAME_failures.png and NAME.safetensors in their place.
 Next: suite.py, ../report.py.
 """
@@ -38,7 +38,7 @@ from gemini_mini.evals import answerer, chart, classifier, failures, suite, task
 ROOT = Path(__file__).parent.parent.parent
 CODE = tuple(file for folder in ("data_prep", "gemini_mini/decode", "gemini_mini/evals") for file in sorted((ROOT / folder).rglob("*.py")))
 
-SAME = ("model", "vocabulary", "half", "world_content")  # of figures that stand in one file
+SAME = ("model", "vocabulary", "half", "world_content", "code")  # of figures that stand in one file
 PROTOCOL = ("limit", "seed", "is_valid_only", "text_temperature", "image_temperature", "guidance")  # these may differ between its tasks
 
 
@@ -115,9 +115,8 @@ def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings
     begin = time.perf_counter()
     if name:
         settings = dataclasses.replace(settings, tasks=tuple(found.name for found in suite.SUITES[name].tasks))
-    weights = run_lib.weights_hash(run.folder)
-    key = files.hash_json([weights, run.tokenizers.vocab.fingerprint, world.fingerprint, world.half,
-                           dataclasses.asdict(settings), files.hash_bytes(*(file.read_bytes() for file in CODE)),
+    weights, code = run_lib.weights_hash(run.folder), files.hash_bytes(*(file.read_bytes() for file in CODE))
+    key = files.hash_json([weights, run.tokenizers.vocab.fingerprint, world.fingerprint, world.half, dataclasses.asdict(settings), code,
                            files.hash_bytes(*(judge.read_bytes() for judge in [Path(settings.classifier)] if judge.is_file()))])
     folder = out / "release" if world.half == "assurance" else out
     done = folder / (f"evals/{name}.json" if name else "evals_detail.json")
@@ -132,7 +131,7 @@ def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings
     about = {
         "key": key, "model": weights, "half": world.half,
         "world": world.config.name, "world_content": world.fingerprint, "pictures": len(world.items),
-        "vocabulary": run.tokenizers.vocab.fingerprint, "num_params": run.model.config.num_params,
+        "vocabulary": run.tokenizers.vocab.fingerprint, "code": code, "num_params": run.model.config.num_params,
         "limit": settings.limit, "seed": settings.seed, "is_valid_only": settings.is_valid_only,
         "text_temperature": 0.0, "image_temperature": settings.temperature, "guidance": settings.guidance,
         "cpus": os.cpu_count(), "seconds": round(seconds, 1)}
@@ -145,7 +144,7 @@ def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings
 
 
 def others(folder: Path, tasks: dict, album: album_lib.Album, about: dict) -> dict:
-    """What the folder says of the tasks not asked now; what they show goes into the album. {} of other weights or another world."""
+    """What the folder says of the tasks not asked now; what they show goes into the album. {} of other weights, another world or other code."""
     path = folder / "evals_detail.json"
     saved = files.read_json(path) if path.is_file() else {"tasks": {}}
     if {key: saved.get(key) for key in SAME} != {key: about[key] for key in SAME}:

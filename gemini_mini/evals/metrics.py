@@ -26,18 +26,18 @@ def ratio(scores: Float64[np.ndarray, "n"], weights: Float64[np.ndarray, "n"]) -
     return float(scores.sum() / weights.sum()) if weights.sum() else math.nan
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion: honest also near 0 and 1 and for small `n`.
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """95 % interval of a share of `n`: honest also near 0 and 1 and for small `n`.
 
     Paper: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
     """
     if n == 0:
         return 0.0, 1.0
-    share, z2 = right / n, Z_95**2
+    z2 = Z_95**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     # At the ends one side is exact, whatever rounding says.
-    return 0.0 if right == 0 else middle - half, 1.0 if right == n else middle + half
+    return 0.0 if share == 0 else middle - half, 1.0 if share == 1 else middle + half
 
 
 def bootstrap(

@@ -45,7 +45,7 @@ class Context(NamedTuple):
     """What judges and baselines may look at."""
 
     world: emoji_world.World
-    train: list[Example]  # of this task
+    train: list[Example]  # of this task; their sounds are left out where none is shown as an example
     gallery: pictures.Gallery  # all pictures of the world, by item
 
 
@@ -110,7 +110,7 @@ class Task:
         examples = [example for found in columns.values() for example in found]
         prompts = answers = judged = easy = common = []
         if examples:
-            train = documents.examples(exam.world, self.kind or self.name, "seen")
+            train = documents.examples(exam.world, self.kind or self.name, "seen", is_heard=self.shots > 0)
             context = Context(exam.world, train, exam.gallery)
             prompts = [few_shot(example, train, self.shots) for example in examples]
             room = max(exam.model.lengths([example.answer for example in examples])) + ROOM_TOKENS
@@ -124,7 +124,7 @@ class Task:
             here = slice(at, at := at + len(found))
             splits[split] = {
                 **cell(judged[here], is_ratio, self.chance(context, found), figure(easy[here], is_ratio)["value"],
-                       in_words(prompts[here][0]), shots=self.shots, sampling=how_sampled(exam.settings)),
+                       in_words(prompts[here][0]), shots=self.shots, sampling=how_sampled(exam.settings), about=[e.item for e in found]),
                 "majority": figure(common[here], is_ratio)["value"],
                 "also": {name: measure(found, answers[here]) for name, measure in self.also},
                 "examples": [answered(exam.album, e._replace(prompt=p), a, j, self.is_error)
@@ -138,7 +138,7 @@ class Task:
         limit = math.ceil(exam.settings.limit * self.share)
         columns: dict[str, list[Example]] = {}
         for split in filter(exam.settings.allows, self.splits):
-            found = documents.examples(exam.world, self.kind or self.name, split)
+            found = documents.examples(exam.world, self.kind or self.name, split, limit)
             if self.languages == "all" or self.languages == "each" and split == "test_lang":
                 columns[split] = found[:limit]
                 continue
@@ -170,18 +170,23 @@ class Suite(NamedTuple):
 
 def cell(
     judged: Sequence[Judged], is_ratio: bool, chance: float, baseline: float, prompt: str,
-    shots: int = 0, sampling: str = "greedy", samples: int = 1,
+    shots: int = 0, sampling: str = "greedy", samples: int = 1, about: Sequence[int] = (),
 ) -> dict:
     """A figure, what it is compared with, and the protocol of its questions; `samples` are those of one question."""
-    return {**figure(judged, is_ratio), "chance": chance, "baseline": baseline,
+    return {**figure(judged, is_ratio, about), "chance": chance, "baseline": baseline,
             "prompt": prompt, "shots": shots, "sampling": sampling, "samples": samples}
 
 
-def figure(judged: Sequence[Judged], is_ratio: bool) -> dict[str, float]:
-    """Value, 95 % interval and number of examples."""
+def figure(judged: Sequence[Judged], is_ratio: bool, about: Sequence[int] = ()) -> dict[str, float]:
+    """Value, 95 % interval and number of examples.
+
+    Questions about one thing (`about` names it) are right and wrong together, so the interval is of as many as there are things.
+    """
     scores, weights = (np.array(column, np.float64) for column in zip(*judged))
-    low, high = metrics.bootstrap(scores, weights) if is_ratio else metrics.wilson(int(scores.sum()), len(scores))
-    return {"value": metrics.ratio(scores, weights), "low": low, "high": high, "n": len(judged)}
+    value, (_, thing) = metrics.ratio(scores, weights), np.unique(about or range(len(judged)), return_inverse=True)
+    of_things = np.bincount(thing, scores), np.bincount(thing, weights)
+    low, high = metrics.bootstrap(*of_things) if is_ratio else metrics.wilson(value, len(of_things[0]))
+    return {"value": value, "low": low, "high": high, "n": len(judged), "things": len(of_things[0])}
 
 
 def answered(album: album_lib.Album, example: Example, answer: stream.Document, judged: Judged, is_error: bool) -> dict:
@@ -228,6 +233,16 @@ def how_sampled(settings: Settings) -> str:
     drawn = [f"{name} {value:g}" for name, value, plain in
              (("temperature", settings.temperature, 0.0), ("guidance", settings.guidance, 1.0)) if value != plain]
     return f"greedy text, pictures at {' and '.join(drawn)}" if drawn else "greedy"
+
+
+def protocols(detail: dict) -> list[str]:
+    """How the tasks of an evaluation were asked, in sentences; which ones, where not all were asked alike."""
+    names: dict[str, list[str]] = {}
+    for name, found in detail["tasks"].items():
+        how = found.get("about", detail)
+        names.setdefault(f"text greedy, pictures at temperature {how['image_temperature']:g} and guidance {how['guidance']:g}, "
+                         f"at most {how['limit']} questions of a split", []).append(name)
+    return [f"{', '.join(tasks) if len(names) > 1 else 'All tasks'}: {how}." for how, tasks in names.items()]
 
 
 def formatter(unit: str) -> Callable[[float], str]:
