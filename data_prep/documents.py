@@ -8,7 +8,9 @@ Next: world_documents.py (the world's), films.py, spoken.py and messages.py (mor
 (what a generator is; drawn.py, scenes.py, analogies.py, needles.py, reasoning.py, invented.py are some), pack.py.
 """
 
+import collections
 import functools
+import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -47,17 +49,22 @@ def source(world: World, name: str, seed: int, variants: int = 1) -> Iterator[Do
             for document in SOURCES[name](world, questions.rng_of(name, seed, variant)))
 
 
-def examples(world: World, task: str, split: str) -> list[questions.Example]:
-    """All questions of a task in one split ("seen" asks about training items), in hash order.
+def examples(world: World, task: str, split: str, most: int | None = None, is_heard: bool = True) -> list[questions.Example]:
+    """Questions of a task in one split ("seen" asks about training items), in hash order; at most `most` of each language.
 
-    The order mixes items and languages, so the first n are a fair sample of all.
+    The order mixes items and languages, so the first n are a fair sample of all. Prompts have no sounds where they are not
+    to be heard: those of all training clips together fill the memory of a laptop.
     """
     if task not in TASKS:
         raise errors.InputError(f"task must be one of {sorted(TASKS)}, got {task!r}")
-    found = list(TASKS[task](world, "train" if split == "seen" else split))
-    order = sorted(range(len(found)),
-                   key=lambda i: splits.bucket(f"{task} {found[i].item} {found[i].lang} {i}", 1 << 62))
-    return [found[i] for i in order]
+    kept: dict[str, list[tuple[int, int, questions.Example]]] = collections.defaultdict(list)  # heaps, the last in order on top
+    for i, example in enumerate(TASKS[task](world, "train" if split == "seen" else split)):
+        if not is_heard:
+            example = example._replace(prompt=[part for part in example.prompt if not isinstance(part, stream.Audio)])
+        heapq.heappush(kept[example.lang], (-splits.bucket(f"{task} {example.item} {example.lang} {i}", 1 << 62), -i, example))
+        if most is not None and len(kept[example.lang]) > most:
+            heapq.heappop(kept[example.lang])
+    return [example for *_, example in sorted((each for heap in kept.values() for each in heap), key=lambda each: each[:2], reverse=True)]
 
 
 def valid(world: World, names: Iterable[str]) -> dict[str, list[Document]]:

@@ -394,6 +394,18 @@ def test_examples_of_a_split_are_of_that_split(demo, task, split):
     assert [e.item for e in found] == [e.item for e in again]
 
 
+@pytest.mark.parametrize("task, split", [("listen", "seen"), ("name", "test_lang")])
+def test_the_first_examples_of_each_language_are_those_of_all(demo, task, split):
+    asked, first = Counter(), []
+    for example in documents.examples(demo, task, split):
+        asked[example.lang] += 1
+        first += [example] * (asked[example.lang] <= 2)
+    found = documents.examples(demo, task, split, most=2, is_heard=False)
+    assert [(e.item, e.lang, e.answer) for e in found] == [(e.item, e.lang, e.answer) for e in first] and len({e.lang for e in found}) > 1
+    for kept, whole in zip(found, first):
+        assert list(map(type, kept.prompt)) == [type(part) for part in whole.prompt if not isinstance(part, stream.Audio)]
+
+
 def test_a_generator_never_trains_on_what_it_asks(demo):
     """Also where there are few problems: 100 sums, each of one split whatever the seed."""
     made = questions.Generator(
