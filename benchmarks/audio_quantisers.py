@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -68,8 +67,6 @@ class TrainProbe:
 
     world: str
     tokenizer: str
-    recorded: str = ""  # a folder of recorded speech to try the probe on: see audio_tokenizer.read_folder
-    kind: Literal["probe"] = "probe"
 
     @cached_property
     def source(self) -> audio_tokenizer.TrainAudioTokenizer:
@@ -107,10 +104,12 @@ class TrainProbe:
                    for split in audio_tokenizer.EVAL_SPLITS}
         if self.frozen:
             figures["valid/cer_again"] = self._misread(module, map(self._again, self.source.all_batches(("valid",))))
-        if self.recorded:
-            clips = audio_tokenizer.read_folder(self.recorded)
-            figures["recorded/cer"] = self._misread(module, self.source.pad_all(clips))
         return figures
+
+    def recorded(self, folder: str, probe: Path) -> float:
+        """Character error rate of a finished probe on a folder of recorded speech: see audio_tokenizer.read_folder."""
+        module = nn.with_weights(self.init(nnx.Rngs(0)), jax.device_put(files.load_arrays(probe)[0]))
+        return self._misread(module, self.source.pad_all(audio_tokenizer.read_folder(folder)))
 
     def _misread(self, module: Probe, batches) -> float:
         read = jax.jit(lambda module, x, valid: jnp.argmax(module(x, valid, jnp.zeros_like(valid)), -1))
@@ -134,7 +133,8 @@ class TrainProbe:
         return audio_losses.AudioBatch(samples, count, batch.letters)
 
     def export(self, module: Probe, folder: Path) -> None:
-        """Keep the figures alone: the probe has no other use."""
+        """The probe too: recordings are read by it after its training, and may come later."""
+        files.save_arrays(folder / "probe.safetensors", {name: np.asarray(w) for name, w in nn.weights(module).items()}, {})
         files.write_json(folder / "figures.json", self.evals(module))
 
     def reads(self, done: float) -> dict[str, float]:
@@ -187,8 +187,11 @@ def main() -> None:
             train(task, folder, args.steps)
             tokenizer = str(folder / "audio.safetensors")
             figures = code_figures(task, Path(tokenizer))
-        train(TrainProbe(args.world, tokenizer, args.recorded), out / f"{name}-probe", args.probe_steps)
+        probe = TrainProbe(args.world, tokenizer)
+        train(probe, out / f"{name}-probe", args.probe_steps)
         figures |= files.read_json(out / f"{name}-probe" / "figures.json")
+        if args.recorded:
+            figures["recorded/cer"] = probe.recorded(args.recorded, out / f"{name}-probe" / "probe.safetensors")
         files.write_json(out / f"{name}.json", figures)
     tables = {path.stem: files.read_json(path) for path in sorted(out.glob("*.json"))}
     columns = ["train/cer", "valid/cer", "valid/cer_again", "valid_speaker_language/cer", "recorded/cer", "mel_error", "used",
