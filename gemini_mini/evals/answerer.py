@@ -59,8 +59,8 @@ class Answerer(Protocol):
     def nats(self, texts: Sequence[str], window_tokens: int) -> list[np.ndarray]:
         """Surprise of each piece of each text, in nats, up to the end of the context; reading begins anew at each window."""
 
-    def bits(self, texts: Sequence[str]) -> tuple[float, int]:
-        """(bits of surprise, UTF-8 bytes) of the texts, each alone."""
+    def bits(self, texts: Sequence[str]) -> list[tuple[float, int]]:
+        """(bits of surprise, UTF-8 bytes) of each text, read alone; in any order."""
 
     def reconstruct(self, pictures: np.ndarray) -> np.ndarray:
         """Pictures [n, height, width, 3] after the image tokenizer: to codes and back."""
@@ -121,14 +121,18 @@ class RunAnswerer:
         found = scoring.score(self.run.model, self.run.tokenizers.vocab, begun, said, batch_rows=self.batch_rows)
         return [answer.logprob for answer in found]
 
-    def bits(self, texts: Sequence[str]) -> tuple[float, int]:
+    def bits(self, texts: Sequence[str]) -> list[tuple[float, int]]:
         """Each text is read as a document of its own; its end mark is not counted."""
         tokenizers, vocab = self.run.tokenizers, self.run.tokenizers.vocab
         row_tokens = min(TEXT_ROW_TOKENS, self.run.model.config.context_tokens)
         pieces = [tokenizers.text.encode(text)[: row_tokens - 2] for text in texts]  # BOS and EOS
-        num_bytes = sum(len(tokenizers.text.decode(ids).encode()) for ids in pieces)
         rows = packing.pack([stream.render([stream.Pieces(ids)], vocab) for ids in pieces], row_tokens)
-        return float(sum(self._nats(rows).sum(axis=1, dtype=np.float64))) / math.log(2), num_bytes
+        found = []
+        for ids, nats, segments in zip(rows, self._nats(rows).astype(np.float64), packing.batch_of(rows).segments, strict=True):
+            for here in (segments == document for document in range(1, segments.max() + 1)):
+                written = ids[here][1:-1] - vocab.text_start
+                found.append((nats[here].sum() / math.log(2), len(tokenizers.text.decode(written).encode())))
+        return found
 
     def nats(self, texts: Sequence[str], window_tokens: int) -> list[np.ndarray]:
         tokenizers, found = self.run.tokenizers, []

@@ -28,10 +28,10 @@ def _bits(exam: task.Exam) -> dict:
         train = "".join(text for of, text in texts if of == "train").encode()
         held = [held[i] for i in np.random.default_rng(exam.settings.seed).permutation(len(held))[:TEXT_DOCUMENTS]]
         if held:
-            bits, num_bytes = exam.model.bits(held)
-            splits[f"{split}: {kind}"] = {"value": bits / num_bytes, "low": None, "high": None, "n": len(held), "chance": 8.0,
-                            "baseline": byte_bits("".join(held).encode(), train), "prompt": "each text by itself",
-                            "shots": 0, "sampling": "none: what is given is foreseen", "samples": 1, "examples": []}
+            judged = [task.Judged(bits, num_bytes) for bits, num_bytes in exam.model.bits(held)]
+            splits[f"{split}: {kind}"] = {
+                **task.cell(judged, True, 8.0, byte_bits("".join(held).encode(), train), "each text by itself",
+                            sampling="none: what is given is foreseen"), "examples": []}
     return {"is_error": True, "unit": "bits per byte",
             "baseline_title": "frequencies of single bytes in training text", "splits": splits}
 
