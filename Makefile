@@ -3,6 +3,7 @@
 # make sample  asks the model that is released here: no training
 # make own DATA=folder   the same on your own data (README, "Your own data")
 # make release  trains that model again and writes its file and card
+# make suites  every evaluation of the demo, after it; of another run: make suites RUN=laptop
 # make test   the fast tests;  make test-slow  the others
 # BUDGET=0.1  a tenth of the training: shows that all works, not how well
 # PRODUCTS=mkl or avx512: the decoder trains in about half the time where the CPU can (README, "What to expect")
@@ -10,9 +11,10 @@
 PYTHON ?= python3
 BUDGET ?= 1
 PRODUCTS ?= xla
+RUN ?= demo
 BIN := .venv/bin
 
-.PHONY: demo laptop sample release own test test-slow clean
+.PHONY: demo laptop sample release own suites test test-slow clean
 
 demo: SIZE = demo
 demo: PIECES = 2048
@@ -59,6 +61,13 @@ own: .venv/installed
 		--image runs/own-image/image.safetensors --audio runs/own-audio/audio.safetensors --out data/own/rows
 	$(BIN)/python train.py configs/own.py run.budget=$(BUDGET) run.products=$(PRODUCTS)
 	@echo 'done: $(BIN)/python sample.py runs/own PICTURE "What is it?" (data/own/world/report.txt names what it has never seen)'
+
+# The classifier judges drawings in the suite `generation`; text_alone trains a second run, of text and nothing else.
+suites: .venv/installed
+	$(BIN)/python train.py configs/picture_classifier.py task.world=data/$(RUN)/world run.folder=runs/$(RUN)-classifier run.budget=$(BUDGET)
+	$(BIN)/python -m gemini_mini.evals runs/$(RUN) --suite all $(if $(filter laptop,$(RUN)),--guidance 1.5)
+	$(BIN)/python -m gemini_mini.evals.scan runs/$(RUN)
+	$(BIN)/python -m gemini_mini.text_alone runs/$(RUN)
 
 # Most of the time of the fast tests is compiling: without XLA's optimizations it is less than half (tests/conftest.py). The slow ones have them.
 test: .venv/installed

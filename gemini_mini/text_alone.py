@@ -1,6 +1,6 @@
 """Does all the rest help or hurt text? A second run that reads a run's text and nothing else.
 
-    python -m gemini_mini.text_alone runs/demo       trains runs/demo-text, then compares
+    python -m gemini_mini.text_alone runs/demo       trains runs/demo-text, then compares: runs/demo-text/text_alone.json
 
 It reads the very rows of text alone (prose, code, names, ...) that the mixture dealt to the run, each as often and
 in the same order, so both have read the same ids of text documents; the run has read words beside pictures and sounds as
@@ -83,7 +83,9 @@ def main() -> None:
     alone = of_run(args.run)
     print(f"{alone.run.folder}: {alone.run.steps} steps over {', '.join(alone.task.text_sources)}")
     loop.run(alone.task, alone.optim, alone.run, config.to_json(alone))
-    for name, with_rest, without in compare(args.run, alone):
+    found = compare(args.run, alone)
+    files.write_json(Path(alone.run.folder) / "text_alone.json", {name: {"all modalities": both, "text alone": text} for name, both, text in found})
+    for name, with_rest, without in found:
         print(f"valid {name}: {with_rest:.3f} nats per piece with all modalities, {without:.3f} with text alone")
 
 

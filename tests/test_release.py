@@ -13,7 +13,7 @@ import pytest
 
 import gemini_mini
 from gemini_mini import api, errors, files, nn, parallel, quant, release, run, stream
-from gemini_mini.evals import __main__ as command, answerer
+from gemini_mini.evals import __main__ as command, answerer, suite
 from gemini_mini.model import decoder
 from gemini_mini.tokenizers import audio, audio_io, image
 
@@ -128,11 +128,13 @@ def test_a_released_file_is_evaluated_where_it_is_told(released, tmp_path, monke
     with pytest.raises(errors.InputError, match="--out: is for a released file"):
         command.main()
     asked = []
-    monkeypatch.setattr(sys, "argv", ["evals", str(released), "--world", "somewhere", "--out", str(tmp_path), "--suite", "text"])
     monkeypatch.setattr(command.worlds, "embedded", lambda path: SimpleNamespace(config=SimpleNamespace(name="w"), only=lambda half: half))
     monkeypatch.setattr(command, "evaluate", lambda found, half, settings, name, out: asked.append((half, name, out)))
-    command.main()
-    assert asked == [("dev", "text", tmp_path)]
+    for suites, names in (("text", ["text"]), ("all", list(suite.SUITES))):
+        monkeypatch.setattr(sys, "argv", ["evals", str(released), "--world", "somewhere", "--out", str(tmp_path), "--suite", suites])
+        command.main()
+        assert asked == [("dev", name, tmp_path) for name in names]
+        asked.clear()
     assert answerer.RunAnswerer(run.load(released)._replace(settings={"task": {"row_tokens": 64}})).row_tokens == 64
 
 

@@ -2,7 +2,7 @@
 
     python -m gemini_mini.evals --list                         suites and their tasks
     python -m gemini_mini.evals runs/demo                      what the report shows: every split, a table
-    python -m gemini_mini.evals runs/demo --suite image,audio  whole suites
+    python -m gemini_mini.evals runs/demo --suite image,audio  whole suites, or --suite all
     python -m gemini_mini.evals runs/demo --tasks draw,name --limit 50
     python -m gemini_mini.evals runs/demo --valid-only         while tuning: no test split is looked at
     python -m gemini_mini.evals runs/demo --release            the assurance half of every test split, once a model is final
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run folder that train.py finished, or a released file")
     parser.add_argument("--out", type=Path, help="where to write the figures of a released file, which needs --world too; those of a run stand in its folder")
     parser.add_argument("--world", type=Path, help="default: the folder `world` beside the rows it was trained on")
-    parser.add_argument("--suite", default="", help=f"some of {','.join(suite.SUITES)}")
+    parser.add_argument("--suite", default="", help=f"some of {','.join(suite.SUITES)}, or all")
     parser.add_argument("--tasks", default="", help=f"some of {','.join(suite.TASKS)}; default: what the report shows")
     parser.add_argument("--list", action="store_true", help="name suites and tasks, and end")
     parser.add_argument("--limit", type=int, default=200, help="most questions of a split (default: %(default)s)")
@@ -66,7 +66,7 @@ def main() -> None:
         return
     if args.run is None:
         parser.error("name a run folder, or --list")
-    suites, tasks = _names("--suite", args.suite, suite.SUITES), _names("--tasks", args.tasks, suite.TASKS)
+    suites, tasks = _names("--suite", ",".join(suite.SUITES) if args.suite == "all" else args.suite, suite.SUITES), _names("--tasks", args.tasks, suite.TASKS)
     if suites and tasks:
         raise errors.InputError("--suite and --tasks: must not stand together, for a suite is all its tasks; leave one out")
     if suites:
