@@ -31,7 +31,7 @@ from gemini_mini.tokenizers import image
 
 SPLITS = ("valid", "test_concept")
 CODECS = {"JPEG 4:2:0": ("JPEG", {"subsampling": 2}), "JPEG 4:4:4": ("JPEG", {"subsampling": 0}),
-          "WebP": ("WEBP", {"method": 6}), "AVIF": ("AVIF", {"speed": 4}), "AVIF 4:4:4": ("AVIF", {"speed": 4, "subsampling": "4:4:4"})}
+          "WebP": ("WEBP", {"method": 6}), "AVIF": ("AVIF", {"speed": 0}), "AVIF 4:4:4": ("AVIF", {"speed": 0, "subsampling": "4:4:4"})}
 PHOTOGRAPHS = (data.astronaut, data.coffee, data.chelsea, data.rocket, data.hubble_deep_field,
                data.immunohistochemistry, data.retina)
 PHOTOGRAPH_PIXELS, TILE_PIXELS = 128, 32
