@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from gemini_mini import config, errors, parallel
+from gemini_mini.model import decoder
 from gemini_mini.plan import __main__ as command
 from gemini_mini.plan import budget, compiler, hlo, launch, report, topology
 
@@ -273,15 +275,52 @@ def test_a_refusal_proposes_the_first_mesh_that_compiles_and_then_fewer_rows(nee
             raise compiler.DoesNotFit("", [])
     monkeypatch.setattr(compiler, "compile_step", compile_step)
     experiment = compiler.unread(config.load(str(ROOT / "configs/nano1.py"), [*SMALL, "run.mesh=(0,8,1,1)"]))
-    assert command._proposal(experiment, jax.devices()).startswith(proposed)
+    assert command._proposal(experiment, jax.devices(), 1).startswith(proposed)
+
+
+def model(name: str, *changes: str) -> decoder.DecoderConfig:
+    return config.load(str(ROOT / f"configs/{name}.py"), list(changes)).task.model
 
 
 def test_what_was_refused_is_not_tried_again_but_with_fewer_rows():
-    tried = list(command._candidates(8, (0, 8, 1, 1), 8))
+    tried = list(command._candidates(8, (0, 8, 1, 1), model("nano1"), 8, 1))
     assert ((1, 8, 1, 1), 8) not in tried and tried[0] == ((1, 4, 1, 2), 8)
     assert not {((1, 8, 1, 1), 4)} & set(tried), "4 rows are too few for 8"
     assert ((1, 4, 1, 2), 4) in tried
-    assert ((1, 4, 1, 1), 4) in list(command._candidates(8, (0, 4, 1, 1), 4))
+    assert ((1, 4, 1, 1), 4) in list(command._candidates(8, (0, 4, 1, 1), model("nano1"), 4, 1))
+
+
+@pytest.mark.parametrize("name, changes, rows, now, chips, slices, tensors", [
+    ("nano1", [], 512, (0, 256, 1, 1), 512, 2, {1, 2}),  # 18 heads
+    ("nano2", [], 256, (0, 256, 1, 1), 256, 1, {1, 2, 4}),
+    ("nano2", ["task.model.kv_heads=2"], 256, (0, 256, 1, 1), 256, 1, {1, 2}),
+    ("nano2", [], 192, (0, 64, 1, 1), 192, 3, {1, 2, 4}),
+    ("pro", [], 512, (0, 128, 1, 8), 4096, 1, {1, 2, 4}),
+    ("nano1", [], 1024, (0, 256, 1, 1), 4096, 1, {1, 2}),  # 2,304 is no multiple of 4,096, but of 256
+])
+def test_a_search_is_short_and_tries_what_can_be_cut(name, changes, rows, now, chips, slices, tensors):
+    shape = model(name, *changes)
+    tried = list(command._candidates(rows, now, shape, chips, slices))
+    for (data, fsdp, tensor, context), cut in tried:
+        assert data * fsdp * tensor * context == chips and data % slices == 0 and cut % (data * fsdp) == 0
+        assert shape.width % (fsdp * context) == 0 and shape.width // 128 % tensor == 0 and 40_960 % tensor == 0
+        assert chips // data // tensor == max(n for n in range(1, chips // slices // tensor + 1) if chips // slices // tensor % n == 0 and shape.width % n == 0)
+    assert {mesh[2] for mesh, _ in tried} == tensors and {cut for _, cut in tried} >= {rows, rows // 2}
+    assert len(set(tried)) == len(tried) <= 3 * (3 + np.log2(rows))
+
+
+def test_of_two_slices_a_mesh_is_proposed_that_spans_both(monkeypatch):
+    """What the real mesh refuses is no proposal."""
+    chips = [mock.Mock(spec=jax.Device, slice_index=n // 4, platform="cpu") for n in range(8)]
+
+    def compile_step(experiment, devices):
+        assert [len({chip.slice_index for chip in replica.flat}) for replica in devices.devices] == [1, 1]
+        if devices.shape["tensor"] == 1:
+            raise compiler.DoesNotFit("", [])
+
+    monkeypatch.setattr(compiler, "compile_step", compile_step)
+    experiment = compiler.unread(config.load(str(ROOT / "configs/nano1.py"), [*SMALL, "run.mesh=(0,4,1,1)"]))
+    assert command._proposal(experiment, chips, 2) == "this fits: run.mesh='(2,2,2,1)' task.batch_rows=8"
 
 
 def test_rows_that_a_mesh_cannot_cut_are_refused():

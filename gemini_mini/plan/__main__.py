@@ -10,11 +10,14 @@ it names the largest arrays, looks for a mesh that does, and exits with code 2.
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Iterator
 
 from gemini_mini import config, errors, parallel
-from gemini_mini.model import splash
+from gemini_mini.model import decoder, splash
 from gemini_mini.plan import compiler, hlo, report, topology
+
+TENSOR, CONTEXTS = (1, 2, 4), 3  # what a search tries: sizes of the tensor axis, and how many of the context axis
 
 
 def main() -> None:
@@ -38,7 +41,7 @@ def main() -> None:
         print(f"does not fit: needs {refusal.needed} of {refusal.there} a chip; the largest arrays:")
         for size, count, what in refusal.arrays:
             print(f"  {size / report.GIB:6.2f} GiB x {count}   {what}")
-        print(_proposal(experiment, devices), flush=True)
+        print(_proposal(experiment, devices, args.slices), flush=True)
         raise SystemExit(2) from None
     kernel = splash.Splash.on(devices[0].device_kind)
     costs = hlo.count(compiled.text, dict(mesh.shape), {"fwd": kernel.block, "dkv": kernel.block_grad})
@@ -48,9 +51,9 @@ def main() -> None:
         print(line)
 
 
-def _proposal(experiment: config.Experiment, devices: list) -> str:
+def _proposal(experiment: config.Experiment, devices: list, slices: int) -> str:
     """The first mesh, or else smaller batch, that the compiler fits."""
-    for mesh, rows in _candidates(experiment.task.batch_rows, experiment.run.mesh, len(devices)):
+    for mesh, rows in _candidates(experiment.task.batch_rows, experiment.run.mesh, experiment.task.model, len(devices), slices):
         run, task = dataclasses.replace(experiment.run, mesh=mesh), dataclasses.replace(experiment.task, batch_rows=rows)
         change = f"run.mesh='{','.join(map(str, mesh)).join('()')}' task.batch_rows={rows}"
         print(f"trying {change}", flush=True)
@@ -62,14 +65,25 @@ def _proposal(experiment: config.Experiment, devices: list) -> str:
     return "no mesh and no smaller batch fits: use more chips, or a smaller model or context"
 
 
-def _candidates(rows: int, now: tuple[int, ...], chips: int) -> Iterator[tuple[tuple[int, int, int, int], int]]:
-    """All chips store weights; the more of them share a row, the less of it each holds. Then fewer rows."""
+def _candidates(rows: int, now: tuple[int, ...], model: decoder.DecoderConfig, chips: int, slices: int) -> Iterator[
+        tuple[tuple[int, int, int, int], int]]:
+    """Meshes for these rows, then for fewer, that cut what they cut evenly.
+
+    Weights are stored by as many chips as the width can be cut over; data, along which slices lie, is what is left. How many
+    chips share a row changes little, for all hold as many ids: few sizes of context are tried, and the smallest for fewer rows.
+    """
     refused = now[1:], rows  # a data of 0 takes what is left
+    even = math.gcd(model.heads, model.hidden_width, model.vocab_size, model.kv_heads if model.kv_heads > 1 else 0, chips // slices)
     while rows:
-        for context in (2**n for n in range(chips.bit_length())):
-            mesh = (1, chips // context, 1, context)
-            if chips % context == 0 and rows % mesh[1] == 0 and (mesh[1:], rows) != refused:
-                yield mesh, rows
+        for tensor in (size for size in TENSOR if even % size == 0):
+            data = next(n for n in range(slices, chips + 1, slices)
+                        if chips % (n * tensor) == 0 and model.width % (chips // (n * tensor)) == 0)
+            storing = chips // (data * tensor)
+            contexts = [2**n for n in range(storing.bit_length()) if storing % 2**n == 0 and rows % (data * storing // 2**n) == 0]
+            for context in contexts[:CONTEXTS if rows == refused[1] else 1]:
+                mesh = (data, storing // context, tensor, context)
+                if (mesh[1:], rows) != refused:
+                    yield mesh, rows
         rows //= 2
 
 
