@@ -303,8 +303,9 @@ def test_a_search_is_short_and_tries_what_can_be_cut(name, changes, rows, now, c
     tried = list(command._candidates(rows, now, shape, chips, slices))
     for (data, fsdp, tensor, context), cut in tried:
         assert data * fsdp * tensor * context == chips and data % slices == 0 and cut % (data * fsdp) == 0
-        assert shape.width % (fsdp * context) == 0 and shape.width // 128 % tensor == 0 and 40_960 % tensor == 0
-        assert chips // data // tensor == max(n for n in range(1, chips // slices // tensor + 1) if chips // slices // tensor % n == 0 and shape.width % n == 0)
+        assert shape.heads % tensor == shape.hidden % tensor == shape.vocab_size % tensor == 0
+        apart = chips // slices // tensor
+        assert fsdp * context == max(n for n in range(1, apart + 1) if apart % n == 0 and shape.width % n == 0), "as many as can be store weights"
     assert {mesh[2] for mesh, _ in tried} == tensors and {cut for _, cut in tried} >= {rows, rows // 2}
     assert len(set(tried)) == len(tried) <= 3 * (3 + np.log2(rows))
 
