@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from flax import nnx
 import events
 from gemini_mini import errors, files, nn
 from gemini_mini.data import mixture
-from gemini_mini.train import checkpoint, goodput, loop, machine, metrics, optim, step as step_lib, trace
+from gemini_mini.train import checkpoint, goodput, loop, machine, metrics, optim, preemption, step as step_lib, trace
 
 
 GRACE_S = 30  # from SIGTERM to the end of a preempted VM, on Google Cloud
@@ -211,6 +212,58 @@ def test_told_to_stop_it_saves_the_step_and_goes_on_to_the_same_bits(whole, tmp_
     assert checkpoint.steps(tmp_path / "cut/checkpoints") == [6, 8] and signal.getsignal(number) is before
     train(tmp_path / "cut")
     assert_same(whole, tmp_path / "cut")
+
+
+def told_in_an_evaluation(folder, step, monkeypatch, run):
+    """A run whose evaluations last long gets a SIGTERM in the middle of that at `step`; the seconds until it is gone."""
+    began, evals, done = [], FitLine.evals, iter(range(run["eval_every"], 99, run["eval_every"]))
+
+    def slow(self, module):
+        if next(done) == step:
+            began.append(time.monotonic())
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            time.sleep(60)
+        return evals(self, module)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(FitLine, "evals", slow)
+        train(folder, run=run)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    return time.monotonic() - began[0]
+
+
+@pytest.mark.parametrize("run", [
+    {"eval_every": 8}, {"eval_every": 4, "save_every": 100, "keep": 1, "keep_best": "-valid"},
+    {"eval_every": 4, "save_every": 100, "keep": 1, "keep_best": "valid"}], ids=["none", "highest", "lowest"])
+def test_told_to_stop_in_an_evaluation_it_leaves_at_once_and_evaluates_first_when_it_goes_on(tmp_path, run, monkeypatch, capsys):
+    train(tmp_path / "whole", run=run)
+    for step in (8, 16):
+        cut = tmp_path / f"cut{step}"
+        assert told_in_an_evaluation(cut, step, monkeypatch, run) < 5
+        assert f"stopped after step {step} of 20 and saved step {step}" in capsys.readouterr().err
+        assert not [r for r in figures(cut) if r["step"] == step and "valid" in r]
+        train(cut, run=run)
+        assert_same(tmp_path / "whole", cut)
+        kept = {folder: {p.name: files.read_json(p / "sums.json") for p in (folder / "checkpoints").iterdir()} for folder in (tmp_path / "whole", cut)}
+        assert kept[cut] == kept[tmp_path / "whole"]
+
+
+@pytest.mark.parametrize("is_agreed", [False, True])
+def test_told_to_stop_before_an_evaluation_it_does_not_begin_it(tmp_path, is_agreed, monkeypatch):
+    """By a signal, or by what several processes agreed on. Nor does it when it is told so again; then a third run evaluates once."""
+    asked = []
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(FitLine, "evals", lambda self, module: asked.append(1) or {"valid": 1.0})
+        if is_agreed:
+            patch.setattr(preemption.Notice, "at", lambda self, step: signal.SIGTERM if step == 7 else None)
+        train(tmp_path, signal_at=-1 if is_agreed else 7)
+    assert not asked and checkpoint.steps(tmp_path / "checkpoints") == [6, 8]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(FitLine, "evals", lambda self, module: os.kill(os.getpid(), signal.SIGTERM))
+        train(tmp_path)
+    assert checkpoint.steps(tmp_path / "checkpoints") == [6, 8]
+    train(tmp_path)
+    assert [r["step"] for r in metrics.read(tmp_path) if "valid" in r] == [8, 16, 20]
 
 
 def test_resumed_on_another_mesh_it_reads_the_same_data(whole, tmp_path):

@@ -61,6 +61,14 @@ class Saver:
             raise self._failed(step, error) from error
         self.pending = self.pool.submit(self._finish, step, response, {"sums": sums, "score": score})
 
+    def grade(self, step: int, score: float | None) -> None:
+        """Say how good the state of `step` is that was saved without a score; nothing where it is there no more."""
+        self.wait()
+        sums = self.folder / f"{step:08d}" / "sums.json"
+        if score is not None and hosts.is_first() and sums.is_file():
+            files.write_json(sums, files.read_json(sums) | {"score": score})
+            self._drop()
+
     def wait(self) -> None:
         """Until the last save is whole. Raises: OSError when it failed."""
         if self.pending:
@@ -87,6 +95,10 @@ class Saver:
             os.replace(beside, self.folder / f"{step:08d}")
         except Exception as error:
             raise self._failed(step, error) from error
+        self._drop()
+
+    def _drop(self) -> None:
+        """Delete what the policy does not keep."""
         for old in sorted(set(steps(self.folder)) - kept(self.folder, self.keep)):
             beside = self.folder / f".{old:08d}.tmp"
             os.replace(self.folder / f"{old:08d}", beside)  # gone at once: nobody reads half of it

@@ -155,7 +155,16 @@ def _train(task: Task, config: RunConfig, started: dict, built: setup.Built, rol
           progress.bar(folder.name, steps, "steps", done=start) as bar,
           recorder.Recorder(hosts.notes(folder), start, steps, started["begun"], config.log_every, config.max_bad, bar,
                             built.how) as record):
+        is_due = lambda done: bool(config.eval_every) and 0 < done < steps and done % config.eval_every == 0
+        evaluate = lambda: notice.unless_told(lambda: task.evals(nn.with_weights(built.module, state.weights)))
+        if is_due(start) and not hosts.least(record.has_figures(start)):  # told to stop there, it saved and did no more
+            figures, stop = evaluate(), notice.signal
+            if figures is not None:
+                saver.grade(start, _score(figures, config.keep_best))
+                record.figures(start, figures)
         for n in range(start, steps):
+            if stop:
+                break
             batch = built.batch(rollbacks.batch_of(n))
             state, metrics = built.step(state, batch)
             done = n + 1
@@ -163,22 +172,20 @@ def _train(task: Task, config: RunConfig, started: dict, built: setup.Built, rol
                 state = faults.flip(state, *config.flip[1:])
             record.dispatched(done, trace.Step(batch, metrics, state), task.reads(n / steps), task.batch_tokens(), task.batch_flops())
             stop = notice.at(n)
-            is_eval = config.eval_every and done % config.eval_every == 0 and done < steps
-            is_save = done % config.save_every == 0 or done == steps or stop or (is_eval and config.keep_best)
+            is_save = done % config.save_every == 0 or done == steps or (is_due(done) and config.keep_best)
             is_copy = copies and done % copies.every == 0
-            if is_eval or is_save or is_copy:
-                is_good = record.settle()
-                figures = task.evals(nn.with_weights(built.module, state.weights)) if is_eval else {}
-                if is_eval:
-                    record.figures(done, figures)
-                if is_save and is_good:  # a roll-back must lead out of the bad steps
+            if is_due(done) or is_save or is_copy or stop:
+                is_good, figures = record.settle(), None
+                if is_due(done) and not stop:
+                    figures, stop = evaluate(), notice.signal
+                    if figures is not None:
+                        record.figures(done, figures)
+                if (is_save or stop) and is_good:  # a roll-back must lead out of the bad steps
                     saver.save(done, state, _score(figures, config.keep_best))
                 if is_copy and is_good:
                     copies.save(done, state)
                 record.paused()
-            if stop and done < steps:
-                break
-    if stop and done < steps:
+    if stop:
         saved = max(checkpoint.steps(folder / "checkpoints"), default=0)
         print(f"{folder}: stopped after step {done} of {steps} and saved step {saved}; run the same command again to continue",
               file=sys.stderr)
@@ -186,8 +193,8 @@ def _train(task: Task, config: RunConfig, started: dict, built: setup.Built, rol
     return state
 
 
-def _score(figures: dict, name: str) -> float | None:
-    """The figure to choose the best checkpoint by; low is good. Raises: InputError when it was not evaluated."""
+def _score(figures: dict | None, name: str) -> float | None:
+    """The figure to choose the best checkpoint by; low is good. None without figures. Raises: InputError when they lack it."""
     if not name or not figures:
         return None
     if name.lstrip("-") not in figures:

@@ -53,6 +53,10 @@ class Recorder:
         if not metrics_lib.has(self.notes, done, figures):
             self.writer.write(done, figures)
 
+    def has_figures(self, done: int) -> bool:
+        """Whether an evaluation of step `done` is written down."""
+        return any(record["step"] == done and goodput.GOOD not in record for record in metrics_lib.read(self.notes))
+
     def paused(self) -> None:
         """The time since the last step went into something else than training."""
         self.meter.lap(is_productive=False)
