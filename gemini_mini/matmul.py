@@ -101,11 +101,11 @@ def _call(x: Array, w: Array, turn_x: bool = False, turn_w: bool = False) -> Arr
 
 
 def _demand(library: Library, flag: str, what: str) -> None:
-    if flag not in _cpu_info():
+    if flag not in cpu_info():
         raise errors.InputError(f"run.products={library}: needs a CPU with {what} ({flag}), and Linux; leave it at xla")
 
 
-def _cpu_info() -> str:
+def cpu_info() -> str:
     """What Linux says of the CPU; "" elsewhere."""
     info = Path("/proc/cpuinfo")
     return info.read_text() if info.is_file() else ""
@@ -146,7 +146,7 @@ def _register_narrow() -> None:
 @functools.cache
 def _compiled() -> ctypes.CDLL:
     """matmul.cc for this CPU, compiled once and kept by what it is made of."""
-    cpu = next((line for line in _cpu_info().splitlines() if line.startswith("flags")), platform.processor())
+    cpu = next((line for line in cpu_info().splitlines() if line.startswith("flags")), platform.processor())
     compiler = shutil.which("c++") or shutil.which("g++")
     if not compiler:
         raise errors.InputError("run.products and --eight-bit need a C++ compiler (apt install g++); do without them, or install one")

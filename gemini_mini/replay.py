@@ -8,8 +8,8 @@ Training is exact to the bit, so on the same kind of machine a difference is a f
 corruption, which the Gemini report (section 3) expects every week or two and finds in this way. Exit code 1 and
 the step and the leaves when there is one. run.flip makes one, to see that it is found. The devices must be as
 many as the run's; a chip that one process takes for itself needs the scanner on another machine.
-Another mesh, another number of processes or other products round otherwise: steps that were computed so are not
-compared, and exit code 3 says it.
+Another mesh, another number of processes, other products, another model of CPU or number of them and other XLA_FLAGS round
+otherwise: steps that were computed so are not compared, and exit code 3 says it.
 """
 
 import argparse
@@ -28,10 +28,11 @@ SAME, DIFFERENT, ELSEWHERE = 0, 1, 3  # exit codes; 2 is bad input
 
 
 class Difference(NamedTuple):
-    """The first step that came out otherwise, and the leaves that did."""
+    """The first step that came out otherwise, the leaves that did, and what the run does not say of how it was computed."""
 
     step: int
     leaves: list[str]
+    unknown: list[str]
 
 
 class Elsewhere(NamedTuple):
@@ -110,7 +111,9 @@ class Replay:
                 raise errors.InputError(f"{self.folder}: the trace is of another version, its leaves differ; nothing can be replayed")
             row = trace.row(done.sums())
             if rows[n].any() and (row != rows[n]).any():  # a row of zeros was lost with a machine
-                return start, Difference(n + 1, [leaves[i] for i in np.flatnonzero(row != rows[n])])
+                how = next((each["how"] for each in reversed(trace.stretches(self.folder)) if each["from"] <= n), None) or {}
+                unknown = [name for name in self.built.how if name not in how]
+                return start, Difference(n + 1, [leaves[i] for i in np.flatnonzero(row != rows[n])], unknown)
         return start, None
 
     def _elsewhere(self, start: int, stop: int) -> Elsewhere | None:
@@ -118,9 +121,14 @@ class Replay:
         stretches = trace.stretches(self.folder)
         for each, end in zip(stretches, [*(later["from"] for later in stretches[1:]), stop]):
             first = max(each["from"], start) + 1
-            if first <= min(end, stop) and each["how"] not in (None, self.built.how):
+            if first <= min(end, stop) and _otherwise(each["how"], self.built.how):
                 return Elsewhere(first, each["how"], self.built.how)
         return None
+
+
+def _otherwise(then: dict | None, now: dict) -> list[str]:
+    """What is known to have been otherwise then; an older run says less, or nothing."""
+    return [name for name in now if then and name in then and then[name] != now[name]]
 
 
 def _report(step: int, start: int, found: Difference | Elsewhere | None) -> int:
@@ -129,13 +137,14 @@ def _report(step: int, start: int, found: Difference | Elsewhere | None) -> int:
             print(f"steps {start + 1} to {step}: every leaf is as recorded", flush=True)
             return SAME
         case Elsewhere(first, then, now):
-            other = ", ".join(f"{name} {then[name]} then, {now[name]} now" for name in now if then[name] != now[name])
+            other = ", ".join(f"{name} {then[name]} then, {now[name]} now" for name in _otherwise(then, now))
             print(f"step {first}: was computed otherwise than here ({other}), so its bits cannot be compared, and nothing is said "
                   f"of steps {start + 1} to {step}; replay where those are the same, or a step after a later checkpoint", flush=True)
             return ELSEWHERE
     shown = ", ".join(found.leaves[:8]) + (f" and {len(found.leaves) - 8} more" if len(found.leaves) > 8 else "")
+    unless = f", unless {' or '.join(found.unknown)} changed, of which the run says nothing" if found.unknown else ""
     print(f"step {found.step}: differs from the run in {shown}; computed again from the checkpoint of step {start}, "
-          "so the machine that trained it, or this one, computes wrongly", flush=True)
+          f"so the machine that trained it, or this one, computes wrongly{unless}", flush=True)
     return DIFFERENT
 
 

@@ -6,13 +6,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gemini_mini import config, errors, replay
-from gemini_mini.train import checkpoint, faults, loop
+from gemini_mini import config, errors, files, matmul, replay
+from gemini_mini.train import checkpoint, faults, loop, setup
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -74,6 +76,7 @@ def test_a_flipped_bit_is_found_and_the_step_and_the_leaf_named(tmp_path, capsys
     assert command(monkeypatch, folder, "--step", 14) == 1
     said = capsys.readouterr().out
     assert "step 13: differs from the run in state.weights['w']; computed again from the checkpoint of step 12" in said
+    assert said.strip().endswith("computes wrongly"), "all is known of how it was computed"
     assert command(monkeypatch, folder, "--step", 12) == 0
     assert command(monkeypatch, folder, "--scan", 50) == 1, "the scanner comes to it by itself"
 
@@ -92,6 +95,38 @@ def test_steps_of_another_mesh_are_not_compared(tmp_path, capsys, monkeypatch):
     for step in (8, 9, 12):
         shutil.rmtree(folder / f"checkpoints/{step:08d}")
     assert command(monkeypatch, folder, "--step", 14) == command(monkeypatch, folder, "--scan", 1) == replay.ELSEWHERE, "from step 0 on"
+
+
+def test_steps_of_another_cpu_are_not_compared_and_of_an_older_run_that_is_not_known(tmp_path, capsys, monkeypatch):
+    """Its roundings are others: a bit of the last step is, too."""
+    with monkeypatch.context() as patch:
+        patch.setattr(matmul, "cpu_info", lambda: "model name\t: Other CPU\nmodel\t\t: 7\n")
+        patch.setattr(setup.os, "sched_getaffinity", lambda of: range(64))
+        patch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true --xla_dump_to=x")
+        folder = train(tmp_path)
+    rows = bytearray((folder / "trace.bin").read_bytes())
+    rows[-1] ^= 1
+    (folder / "trace.bin").write_bytes(rows)
+    assert command(monkeypatch, folder, "--step", 14) == command(monkeypatch, folder, "--scan", 1) == replay.ELSEWHERE
+    said = capsys.readouterr().out
+    assert "(cpu Other CPU / 7 then, " in said and "cpus 64 then, " in said and "computes wrongly" not in said
+    assert "xla_flags ['--xla_cpu_enable_fast_math=true'] then, " in said
+    (stretch,) = files.read_json(folder / "stretches.json")
+    for name in ("cpu", "cpus", "xla_flags"):
+        del stretch["how"][name]
+    files.write_json(folder / "stretches.json", [stretch])
+    assert command(monkeypatch, folder, "--step", 13) == replay.SAME and command(monkeypatch, folder, "--step", 14) == replay.DIFFERENT
+    assert "computes wrongly, unless cpu or cpus or xla_flags changed, of which the run says nothing" in capsys.readouterr().out
+
+
+def test_where_no_cpu_is_described_python_names_it(monkeypatch):
+    monkeypatch.setattr(matmul, "cpu_info", lambda: "")
+    monkeypatch.setattr(setup.platform, "processor", lambda: "arm")
+    monkeypatch.delattr(setup.os, "sched_getaffinity")
+    monkeypatch.setattr(setup.os, "cpu_count", lambda: 12)
+    assert setup._machine(jax.devices()[0]) == {"devices": "cpu", "cpu": "arm", "cpus": 12}
+    chip = mock.Mock(spec=jax.Device, platform="tpu", device_kind="TPU v4")
+    assert setup._machine(chip) == {"devices": "TPU v4"}, "a host's CPU does not round for its chips"
 
 
 def test_a_checkpoint_that_vanishes_leads_to_another_choice(sound, tmp_path, capsys, monkeypatch):

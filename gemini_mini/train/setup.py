@@ -1,5 +1,7 @@
 """From a task and its settings to what trains it: the same for a run, its replay and its copies."""
 
+import os
+import platform
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +10,9 @@ from flax import nnx
 
 from gemini_mini import errors, matmul, nn, parallel
 from gemini_mini.train import optim, step as step_lib
+
+# Of XLA_FLAGS: where to write what it does, and a number of devices that the mesh says too.
+SAME_NUMBERS = ("--xla_dump", "--xla_force_host_platform_device_count")
 
 
 class Built(NamedTuple):
@@ -43,6 +48,18 @@ def build(task: Any, optim_config: optim.OptimConfig, run: Any, steps: int, like
     step = like.step if like else parallel.compile_step(
         step_lib.make(module, task.loss, optimizer, run.seed, optim_config.explode, optim_config.clip), places, devices)
     batches = task.batches(steps, run.seed)
-    how = {"mesh": list(devices.shape.values()), "processes": jax.process_count(), "devices": devices.devices.flat[0].device_kind,
-           "products": run.products, "jax": jax.__version__}
+    how = {"mesh": list(devices.shape.values()), "processes": jax.process_count(), **_machine(devices.devices.flat[0]),
+           "products": run.products, "jax": jax.__version__,
+           "xla_flags": [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(SAME_NUMBERS)]}
     return Built(module, fresh, step, lambda n: parallel.shard_rows(batches, n, devices), how)
+
+
+def _machine(device: jax.Device) -> dict[str, str | int]:
+    """What computes: every CPU is "cpu" to JAX, which makes programs for the model there is and adds in as many parts as there are CPUs."""
+    if device.platform != "cpu":
+        return {"devices": device.device_kind}
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in matmul.cpu_info().splitlines())}
+    # In a virtual machine the name may be that of a whole line of CPUs.
+    model = [facts[name] for name in ("model name", "cpu family", "model") if name in facts]
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"devices": device.device_kind, "cpu": " / ".join(model) or platform.processor(), "cpus": count}
