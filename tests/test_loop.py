@@ -19,9 +19,9 @@ import pytest
 from flax import nnx
 
 import events
-from gemini_mini import errors, files, nn
+from gemini_mini import errors, files, nn, progress
 from gemini_mini.data import mixture
-from gemini_mini.train import checkpoint, goodput, loop, machine, metrics, optim, preemption, step as step_lib, trace
+from gemini_mini.train import checkpoint, goodput, loop, machine, metrics, optim, preemption, recorder, step as step_lib, trace
 
 
 GRACE_S = 30  # from SIGTERM to the end of a preempted VM, on Google Cloud
@@ -519,6 +519,25 @@ def test_goodput_counts_only_steps_that_are_still_in_the_weights(monkeypatch):
     now[0] += 30
     meter.lap(True)
     assert meter.figures() == {"productive_s": 45, "goodput": 45 / 100}
+
+
+def test_skipped_steps_are_not_productive_and_count_in_the_speed(tmp_path, monkeypatch):
+    """By a clock of ten seconds a step and thirty for the first, of 12 steps of which 4, 5 and 8 are bad."""
+    now = [0.0]
+    monkeypatch.setattr(goodput, "time", SimpleNamespace(perf_counter=lambda: now[0], time=lambda: now[0]))
+    monkeypatch.setattr(machine, "peak_flops", lambda: 100.0)
+    bar = progress.bar("x", 12, "steps")
+    in_a_row = [0, 0, 0, 1, 2, 0, 0, 1, 0, 0, 0, 0]
+    with recorder.Recorder(tmp_path, 0, 12, 0.0, 4, 10, bar, {}) as record:
+        for n, bad in enumerate(in_a_row):
+            values = {"loss": 1.0, "grad_norm": 1.0, "bad_in_a_row": bad, "skipped": 3}
+            record.dispatched(n + 1, trace.Step(jnp.ones(1), {k: jnp.float32(v) for k, v in values.items()}, jnp.ones(1)), {}, 200, 50)
+            now[0] += 10 if n else 30
+        record.settle()
+    logged = metrics.read(tmp_path)
+    assert [(r["step"], r["productive_s"]) for r in logged] == [(4, 20), (8, 40), (12, 80)]
+    assert logged[-1]["goodput"] == 80 / 140
+    assert [(r["tokens_per_s"], r["mfu"]) for r in logged] == [(20, 0.05)] * 3
 
 
 def test_metrics_cut_short_by_a_kill_are_dropped(tmp_path):

@@ -2,8 +2,8 @@
 
     productive time / (now - the run's first start)
 
-What counts as lost: starting, compiling, saving, evaluating, steps done again after a kill or left out by a roll-back,
-and the time in which nothing ran. Fact: the Gemini report (section 3) gives 85 % before and 97 % after the move from
+What counts as lost: starting, compiling, saving, evaluating, steps skipped as bad, done again after a kill or left out by
+a roll-back, and the time in which nothing ran. Fact: the Gemini report (section 3) gives 85 % before and 97 % after the move from
 storage to copies in memory.
 """
 
@@ -22,11 +22,11 @@ class Meter:
         self.productive_s = known[-1][GOOD] * start / known[-1]["step"] if known else 0.0
         self.last = time.perf_counter()
 
-    def lap(self, is_productive: bool) -> None:
-        """The time since the last lap went into a step, or into something else."""
-        now = time.perf_counter()
-        self.productive_s += (now - self.last) * is_productive
-        self.last = now
+    def lap(self, is_productive: bool) -> float:
+        """The time since the last lap, which went into a step that stays, or into something else."""
+        before, self.last = self.last, time.perf_counter()
+        self.productive_s += (self.last - before) * is_productive
+        return self.last - before
 
     def figures(self) -> dict[str, float]:
         return {GOOD: self.productive_s, "goodput": self.productive_s / max(time.time() - self.begun, 1e-9)}

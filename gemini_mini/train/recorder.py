@@ -18,7 +18,8 @@ class Recorder:
         self.peak = machine.peak_flops()
         self.tracer: trace.Writer | None = None  # opened by the first step, which knows the leaves
         self.late: tuple | None = None
-        self.logged = start + 1, self.meter.productive_s  # the first step compiles: it has no speed
+        self.stepping_s = 0.0
+        self.logged = start + 1, 0.0  # the first step compiles: it has no speed
 
     def dispatched(self, done: int, step: trace.Step, reads: dict[str, float], batch_tokens: int, batch_flops: int) -> None:
         """Step `done` runs by now: write down the one before it. Raises: Diverged."""
@@ -34,19 +35,21 @@ class Recorder:
         (done, metrics, sums, reads, batch_tokens, batch_flops), self.late = self.late, None
         self.tracer.write(trace.row(sums))
         values = {name: float(x) for name, x in metrics.items()}
-        self.meter.lap(is_productive=done > self.start + 1)
+        is_first, is_good = done == self.start + 1, not values["bad_in_a_row"]
+        step_s = self.meter.lap(is_productive=is_good and not is_first)
+        self.stepping_s += 0.0 if is_first else step_s
         if values["bad_in_a_row"] >= self.max_bad:
             raise recovery.Diverged(done, f"{self.max_bad} bad steps in a row up to step {done} (loss {values['loss']:.3g}, "
                                           f"gradient norm {values['grad_norm']:.3g})")
         if done % self.log_every == 0 or done == self.steps:
-            rate = (done - self.logged[0]) / max(self.meter.productive_s - self.logged[1], 1e-9)
-            self.logged = done, self.meter.productive_s
+            rate = (done - self.logged[0]) / max(self.stepping_s - self.logged[1], 1e-9)
+            self.logged = done, self.stepping_s
             speed = {"tokens_per_s": rate * batch_tokens, "mfu": rate * batch_flops / self.peak}
             self.writer.write(done, {**values, **speed, **reads, **self.meter.figures()})
             skipped = {"skipped": f"{values['skipped']:.0f}"} if values["skipped"] else {}
             self.bar.info.update(loss=values["loss"], **skipped,
                                  **{"tok/s": f"{speed['tokens_per_s']:,.0f}", "mfu": f"{speed['mfu']:.0%}"})
-        return not values["bad_in_a_row"]
+        return is_good
 
     def figures(self, done: int, figures: dict) -> None:
         """What an evaluation found, unless that is written down already: a kill may have come just after."""
