@@ -326,6 +326,24 @@ def test_after_so_many_bad_steps_it_rolls_back_says_why_and_leaves_their_data_ou
     assert metrics.read(tmp_path)[-2]["skipped"] == 1
 
 
+def test_a_damaged_checkpoint_does_not_change_what_a_roll_back_leaves_out(tmp_path, monkeypatch, capsys):
+    """The state is made again from the checkpoint before it, with the batches of the first time."""
+    poison, run, restore = tuple((step, np.nan) for step in range(8, 12)), {"max_bad": 3}, checkpoint.restore
+
+    def damaged(folder, template):
+        if checkpoint.steps(folder) == [3, 6]:
+            (folder / "00000006/sums.json").write_text("{}")
+        return restore(folder, template)
+
+    train(tmp_path / "whole", poison=poison, run=run)
+    monkeypatch.setattr(checkpoint, "restore", damaged)
+    train(tmp_path / "cut", poison=poison, run=run)
+    said = capsys.readouterr()
+    assert "00000006 is damaged" in said.err and f"continuing {tmp_path}/cut at step 3 of 20" in said.out
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+    assert files.read_json(tmp_path / "whole/rollbacks.json") == files.read_json(tmp_path / "cut/rollbacks.json")
+
+
 def test_a_run_that_never_recovers_ends_with_advice(tmp_path):
     with pytest.raises(errors.InputError, match="back to step 6 3 times and 3 bad steps .* a lower optim.lr"):
         train(tmp_path, steps=12, poison=tuple((step, np.nan) for step in range(8, 40)), run={"max_bad": 3})

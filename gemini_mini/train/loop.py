@@ -124,6 +124,7 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
             hosts.meet("diverged")
             if copies:
                 copies.forget()
+            # Where that one is damaged a step before it is restored: the steps up to it come out the same again.
             rollbacks.add(diverged, to=max(checkpoint.steps(folder / "checkpoints"), default=0))
     whole = hosts.whole(state.weights)
     if hosts.is_first():
