@@ -97,8 +97,8 @@ def test_steps_of_another_mesh_are_not_compared(tmp_path, capsys, monkeypatch):
     assert command(monkeypatch, folder, "--step", 14) == command(monkeypatch, folder, "--scan", 1) == replay.ELSEWHERE, "from step 0 on"
 
 
-def test_steps_of_another_cpu_are_not_compared_and_of_an_older_run_that_is_not_known(tmp_path, capsys, monkeypatch):
-    """Its roundings are others: a bit of the last step is, too."""
+def test_steps_of_another_cpu_are_not_compared_and_of_an_older_run_that_is_not_known(sound, tmp_path, capsys, monkeypatch):
+    """Its roundings are others: a bit of the last step is, too. XLA has read its own flags by then, for the sound run."""
     with monkeypatch.context() as patch:
         patch.setattr(matmul, "cpu_info", lambda: "model name\t: Other CPU\nmodel\t\t: 7\n")
         patch.setattr(setup.os, "sched_getaffinity", lambda of: range(64))
