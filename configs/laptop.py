@@ -2,7 +2,7 @@
 
     make laptop
 
-Its decoder trains for 105 minutes at most, in fewer steps where those are slow, and goes on when run again. The model is as small as the
+Its decoder trains for 95 minutes at most, in fewer steps where those are slow, and goes on when run again. The model is as small as the
 demo's: in this time it can either be larger or see each picture often, and a name is bound to its
 picture by repetition.
 """
@@ -14,13 +14,13 @@ from gemini_mini.tasks import pretrain
 from gemini_mini.train import loop, optim
 
 TEXT = {"prose": 0.02, "code": 0.02, "names": 0.01, "captions": 0.01, "translate": 0.03}
-PAIRS = {"draw": 0.34, "name": 0.09, "listen": 0.155, "motion": 0.025, "one_shot": 0.015, "retrieval": 0.08,
-         "speech_draw": 0.025, "digits": 0.01, "interleaved": 0.06, "chat": 0.11}
+PAIRS = {"draw": 0.3, "name": 0.145, "listen": 0.15, "motion": 0.02, "one_shot": 0.015, "retrieval": 0.07,
+         "speech_draw": 0.03, "digits": 0.01, "interleaved": 0.07, "chat": 0.1}
 STAGES = (
-    mixture.Stage("foundations", 0.12, {"draw": 0.4, "name": 0.16, "listen": 0.18, "motion": 0.05, "retrieval": 0.08, "digits": 0.02,
-                                        "prose": 0.04, "code": 0.04, "names": 0.03}),
+    mixture.Stage("foundations", 0.12, {"draw": 0.36, "name": 0.18, "listen": 0.18, "motion": 0.04, "retrieval": 0.1, "digits": 0.02,
+                                        "prose": 0.04, "code": 0.04, "names": 0.04}),
     mixture.Stage("paired", 0.7, TEXT | PAIRS),
-    mixture.Stage("annealing", 1.0, PAIRS | {"draw": 0.36, "name": 0.12, "translate": 0.02, "prose": 0.01, "code": 0.01}),
+    mixture.Stage("annealing", 1.0, PAIRS | {"draw": 0.32, "name": 0.165, "translate": 0.03, "prose": 0.01, "code": 0.01}),
 )
 
 
@@ -29,9 +29,9 @@ def config() -> config_lib.Experiment:
         task=pretrain.Pretrain(
             rows="data/laptop/rows", text_tokenizer="data/laptop/text/text.model",
             image_tokenizer="runs/laptop-image/image.safetensors", audio_tokenizer="runs/laptop-audio/audio.safetensors",
-            stages=STAGES, model=decoder.DecoderConfig(depth=4, aspect=64), batch_rows=12,
+            stages=STAGES, model=decoder.DecoderConfig(depth=4, aspect=64, token_values=True), batch_rows=12,
             hide_images=1.0, hide_prompts=0.1, user_weight=0.1, answer_text_weight=4.0,
         ),
         optim=optim.OptimConfig(kind="muon", lr=4e-3, muon_lr=2e-2, decay=0.4),
-        run=loop.RunConfig(folder="runs/laptop", steps=8000, max_minutes=105.0, eval_every=1000, save_every=100),
+        run=loop.RunConfig(folder="runs/laptop", steps=8000, max_minutes=95.0, eval_every=1000, save_every=100),
     )

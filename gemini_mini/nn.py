@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from gemini_mini import errors, matmul, parallel, quant
 
+EMBED_STD = 0.02  # of an embedding's weights, small, so that a tied output does not start by predicting its own input
 SLICES = 16  # of the rows, where the gradient of a weight is one product over both axes
 
 
@@ -49,6 +50,13 @@ def constant(shape: tuple[int, ...], axes: str, value: float) -> nnx.Param:
 def linear(x: Float[Array, "*B D"], w: nnx.Param) -> Float[Array, "*B F"]:
     """`x @ w` in the type of `x`."""
     return w[...].product(x) if isinstance(w[...], quant.Codes) else product(x, w[...].astype(x.dtype))
+
+
+def embedded(table: nnx.Param, tokens: Int[Array, "*B"], dtype: jnp.dtype) -> Float[Array, "*B D"]:
+    """The rows of a table "V _" that ids choose, in units of EMBED_STD: what is learned at an embedding's rate is of size 1."""
+    w = table[...]
+    rows = w[tokens] if isinstance(w, quant.Codes) else parallel.gathered(w, table.axes)[tokens]
+    return rows.astype(dtype) / EMBED_STD
 
 
 def product(x: Float[Array, "*B D"], w: Float[Array, "D F"], dtype: jnp.dtype | None = None) -> Float[Array, "*B F"]:
@@ -169,6 +177,16 @@ def with_weights(module: nnx.Module, new: dict[str, Array]) -> nnx.Module:
                                     "use the run's own config")
     treedef = jax.tree.structure(module)
     return jax.tree.unflatten(treedef, [new[name] for name, _ in named])
+
+
+def packed(module: nnx.Module) -> dict[str, np.ndarray]:
+    """Its weights as a file holds them: matrices in 8 bits (quant.py)."""
+    return quant.pack({name: np.asarray(w) for name, w in weights(module).items()}, axes(module))
+
+
+def rounded(module: nnx.Module) -> nnx.Module:
+    """The module as it is read from `packed`."""
+    return with_weights(module, jax.device_put(quant.unpack(packed(module))))
 
 
 def eight_bit(module: nnx.Module) -> nnx.Module:

@@ -1,9 +1,10 @@
 """Weights in 8 bits: whole numbers from -127 to 127, and a scale for each channel.
 
-    w ≈ scale * q        scale = max |w| of the channel / 127,  so that |w - scale * q| <= scale / 2
+    w ≈ scale * q        scale = max |w| of the channel / 127,  so that |w - scale * q| is about scale / 2 at most
 
-A channel is what one scale serves: an output of a matrix, or an id of the embedding. Vectors (norms) are few, and
-stay as they are. The file is small; in memory the weights are float32 again, or `Codes`.
+A channel is what one scale serves: an output of a matrix, or an id of a table. A scale has 16 bits: 127 of them are
+exact in float32, so what was rounded once is not changed again. Vectors (norms) are few, and stay as they are. The
+file is small; in memory the weights are float32 again, or `Codes`.
 Paper: Jacob et al. 2018, "Quantization and Training of Neural Networks", arXiv 1712.05877 (here symmetric).
 """
 
@@ -12,21 +13,22 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int8
+from jaxtyping import Array, Float, Float16, Float32, Int8
 
 from gemini_mini import errors, matmul
 
 SCALE = "#scale"  # after the name of a weight: the name of its scales
 MOST = 127
+LEAST = 2.0**-14  # the smallest that float16 holds with all its digits: weights of less than 0.008 have steps of that
 
 
-def quantise(w: Float32[np.ndarray, "*S"], axes: str) -> tuple[Int8[np.ndarray, "*S"], Float32[np.ndarray, "*_"]]:
+def quantise(w: Float32[np.ndarray, "*S"], axes: str) -> tuple[Int8[np.ndarray, "*S"], Float16[np.ndarray, "*_"]]:
     """Whole numbers and the scale of each channel, its other axes kept as 1; `axes` are the letters of `w` ("D F")."""
     channel = 0 if axes.startswith("V") else w.ndim - 1
     others = tuple(axis for axis in range(w.ndim) if axis != channel)
     largest = np.max(np.abs(w), axis=others, keepdims=True)
-    scale = np.where(largest > 0, largest, 1).astype(np.float32) / MOST
-    return np.rint(w / scale).astype(np.int8), scale
+    scale = np.maximum(largest / MOST, LEAST).astype(np.float16)
+    return np.rint(w / scale.astype(np.float32)).astype(np.int8), scale
 
 
 def pack(weights: Mapping[str, np.ndarray], axes: Mapping[str, str]) -> dict[str, np.ndarray]:
@@ -42,7 +44,7 @@ def pack(weights: Mapping[str, np.ndarray], axes: Mapping[str, str]) -> dict[str
 
 def unpack(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The float32 weights that `pack` made small."""
-    return {name: w * packed[name + SCALE] if name + SCALE in packed else w
+    return {name: w.astype(np.float32) * packed[name + SCALE] if name + SCALE in packed else w
             for name, w in packed.items() if not name.endswith(SCALE)}
 
 
@@ -53,8 +55,8 @@ def under(name: str, packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def tokenizer(name: str, arrays: dict[str, np.ndarray], meta: dict[str, str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Weights and config of a tokenizer out of a file of its own, as they are, or out of a released one (run.py)."""
-    return (under(name, arrays), {"config": meta[name]}) if name in meta else (arrays, meta)
+    """Weights and config of a tokenizer out of a file of its own or out of a released one (run.py)."""
+    return (under(name, arrays), {"config": meta[name]}) if name in meta else (unpack(arrays), meta)
 
 
 @jax.tree_util.register_dataclass
@@ -72,7 +74,7 @@ class Codes:
         codes = codes if axes.startswith("V") else codes.T
         if codes.shape[1] % matmul.UNIT:
             raise errors.InputError(f"--eight-bit: widths must be multiples of {matmul.UNIT}, got {codes.shape[1]}; do without it")
-        return cls(*jax.device_put((codes, scale.ravel())))
+        return cls(*jax.device_put((codes, scale.ravel().astype(np.float32))))
 
     def __getitem__(self, channels):
         """Some channels as float32; all of it, as it is, for `...`."""

@@ -3,8 +3,8 @@
     python -m gemini_mini.release runs/laptop --out released/laptop.safetensors
     python sample.py released/laptop.safetensors "Draw: red heart"
 
-The decoder's matrices have 8 bits (quant.py), so has what draws the codes of pictures; the rest of the tokenizers 16. What that costs is measured on the valid rows
-the run was trained beside, before anything is written. FILE.md is the card: data and licences, figures, failures; FILE.png shows the
+Matrices have 8 bits (quant.py): the tokenizers' since they were trained. What that costs the decoder is measured on the valid rows
+it was trained beside, before anything is written. FILE.md is the card: data and licences, figures, failures; FILE.png shows the
 first pictures it drew.
 Facts: a model card is released with every model (Gemini report, section 6.5).
 """
@@ -13,10 +13,9 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from gemini_mini import errors, files, memory, nn, quant
+from gemini_mini import errors, files, memory, nn
 from gemini_mini import run as run_lib
 from gemini_mini.data import mixture, rows
 from gemini_mini.evals import album, gallery, task as task_lib
@@ -46,9 +45,7 @@ def release(run_folder: Path, out: Path) -> dict[str, tuple[float, float]]:
     settings = run.settings["task"]
     detail = figures(run_folder, run_folder)
     assurance = figures(run_folder / "release", run_folder) if (run_folder / "release" / "evals_detail.json").is_file() else None
-    weights = {name: np.asarray(w) for name, w in nn.weights(run.model).items()}
-    rounded = nn.with_weights(run.model, jax.device_put(quant.unpack(quant.pack(weights, nn.axes(run.model)))))
-    before, after = (valid_loss(run, module) for module in (run.model, rounded))
+    before, after = (valid_loss(run, module) for module in (run.model, nn.rounded(run.model)))
     losses = {name: (before[name], after[name]) for name in before}
     kept = {name: value for name, value in settings.items() if name not in PATHS}
     kept["row_tokens"] = files.read_json(Path(settings["rows"]) / "train" / "rows.json")["row_tokens"]
@@ -105,7 +102,7 @@ def card(
         "## Data", "", LICENCES, "",
         "Part of all rows: " + ", ".join(f"{name} {share:.0%}" for name, share in shares) + ".", "",
         "## What 8 bits cost", "",
-        f"Matrices of the decoder, and of what draws its pictures, have 8 bits, one scale for each channel; tokenizers 16. Loss on valid in nats per id, mean of "
+        f"Matrices have 8 bits, one scale for each channel; those of the tokenizers had them while it was trained. Loss on valid in nats per id, mean of "
         f"{len(losses)} sources: {before:.4f} in 32 bits, {after:.4f} in 8.", "",
         "## Figures of the 32-bit model", "",
         _protocol(detail, "dev half of every test split: looked at while working"), "", *_table(detail["tasks"]), "",

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from gemini_mini import config, errors, files, nn, parallel, quant, vocab as vocabulary
@@ -70,19 +69,14 @@ def weights_hash(run: Path) -> str:
 
 
 def save_released(run: Run, path: Path, card: str) -> None:
-    """Write a run as one file: the decoder in 8 bits, the tokenizers in 16, their settings, and its card.
+    """Write a run as one file: its weights in 8 bits, its settings, and its card.
 
-    The tokenizers keep 16 bits because ids are what they say: where one rounds to another code, it is another word.
-    What only draws the codes of pictures has 8.
+    The tokenizers had 8 bits before anything was trained on their codes: so the codes are still the same.
     """
     tokenizers = run.tokenizers
-    arrays = _named("decoder", quant.pack(_arrays(run.model), nn.axes(run.model)))
-    arrays |= {"text": np.frombuffer(tokenizers.text.model_proto, np.uint8)}
-    for name, module in (("image", tokenizers.image), ("audio", tokenizers.audio)):
-        weights, axes = _arrays(module), nn.axes(module)
-        draws = {key for key in weights if name == "image" and key.startswith(image.DRAWS)}
-        arrays |= _named(name, {key: w.astype(np.float16) for key, w in weights.items() if key not in draws})
-        arrays |= _named(name, quant.pack({key: weights[key] for key in draws}, axes))
+    arrays = {"text": np.frombuffer(tokenizers.text.model_proto, np.uint8)}
+    for name, module in (("decoder", run.model), ("image", tokenizers.image), ("audio", tokenizers.audio)):
+        arrays |= {f"{name}/{key}": array for key, array in nn.packed(module).items()}
     meta = {"settings": run.settings, "digest": tokenizers.vocab.tokenizers, "vocabulary": tokenizers.vocab.fingerprint,
             "image": config.to_json(tokenizers.image.config), "audio": config.to_json(tokenizers.audio.config), "card": card}
     files.save_arrays(path, arrays, {name: json.dumps(value, ensure_ascii=False) for name, value in meta.items()})
@@ -104,7 +98,7 @@ def _load_released(path: Path, mesh: Mesh | None, eight_bit: bool) -> Run:
 def _decoder(
     arrays: dict[str, np.ndarray], tokenizers: bundle.Tokenizers, settings: dict, where: str, mesh: Mesh | None, eight_bit: bool
 ) -> decoder.Decoder:
-    model_config = config.from_json(decoder.DecoderConfig, settings["task"]["model"], where)
+    model_config = config.from_json(decoder.DecoderConfig, {"token_values": False} | settings["task"]["model"], where)  # runs of before had none
     if model_config.attention == "splash":  # a TPU's kernel, which XLA cannot cut over a mesh by itself; the same attention
         model_config = replace(model_config, attention="blockwise")
     shape = decoder.Decoder(replace(model_config, vocab_size=tokenizers.vocab.size), nn.Shapes())
@@ -113,11 +107,3 @@ def _decoder(
     weights = jax.device_put(arrays, parallel.shardings(arrays, nn.axes(shape), mesh) if mesh else None)
     model = nn.with_weights(shape, weights)
     return nn.eight_bit(model) if eight_bit else model
-
-
-def _arrays(module: nnx.Module) -> dict[str, np.ndarray]:
-    return {name: np.asarray(w) for name, w in nn.weights(module).items()}
-
-
-def _named(name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {f"{name}/{key}": array for key, array in arrays.items()}

@@ -20,6 +20,13 @@ def model(**changes) -> decoder.Decoder:
     return decoder.Decoder(dataclasses.replace(CONFIG, **changes), nnx.Rngs(0))
 
 
+def model_of_token_values(**changes) -> decoder.Decoder:
+    """As `model`; the tables, which begin at nothing, are filled."""
+    made, rng = model(token_values=True, **changes), np.random.default_rng(0)
+    return nn.with_weights(made, {name: jnp.array(rng.normal(0, nn.EMBED_STD, w.shape), jnp.float32) if "token_values" in name else w
+                                  for name, w in nn.weights(made).items()})
+
+
 def document(length: int, seed: int) -> np.ndarray:
     body = np.random.default_rng(seed).integers(vocabulary.NUM_CONTROL, 256, length - 2)
     return np.concatenate([[vocabulary.BOS], body, [vocabulary.EOS]]).astype(np.int32)
@@ -90,7 +97,7 @@ def test_no_logit_depends_on_a_later_token_or_another_document():
     def hidden(embedded_at):  # gradient with respect to what each position feeds in
         x = module._embed(jnp.array(packed)) + embedded_at
         for block in module.blocks:
-            x = block(x, module.turns(jnp.array(batch.positions)), jnp.array(batch.segments))
+            x = block(x, jnp.array(packed), module.turns(jnp.array(batch.positions)), jnp.array(batch.segments))
         return x
     jacobian = jax.jit(jax.jacobian(lambda e: hidden(e).sum(-1)[0]))(jnp.zeros((1, 24, CONFIG.width)))
     reach = np.abs(np.asarray(jacobian)).sum(-1)[:, 0] > 0  # [query, input]
@@ -111,8 +118,26 @@ def test_packed_logits_are_those_of_each_document_alone():
             np.testing.assert_allclose(together[r, a:b], alone[0], atol=1e-5)
 
 
-def test_cached_steps_equal_the_full_forward_pass():
-    module, tokens = model(kv_heads=2), np.stack([document(16, 1), document(16, 2)])
+def test_ids_bring_their_own_values_to_their_document_alone():
+    module = model_of_token_values(kv_heads=2)
+    tokens = packing.pack([document(9, 1), document(12, 2)], 24)
+    batch, attend = packing.batch_of(tokens), module.blocks[0].attention
+    x = jax.random.normal(jax.random.key(0), (1, 24, CONFIG.width))
+    q, k, v = (np.asarray(part) for part in attend.project(x, jnp.array(tokens), module.turns(jnp.array(batch.positions))))
+    table = np.asarray(attend.token_values[...]).reshape(-1, 2, CONFIG.head_dim)
+    wanted = np.asarray(x @ attend.kv[...])[..., 2 * CONFIG.head_dim :].reshape(v.shape) + table[tokens] / 0.02
+    np.testing.assert_allclose(v, wanted, atol=1e-4)
+    before, segments = logits_of(module, tokens), batch.segments[0]
+    for s in (3, 8, 10, 20):
+        changed = tokens.copy()
+        changed[0, s] = 250 if tokens[0, s] != 250 else 251
+        moved = np.abs(np.asarray(forward(module, changed, batch.positions, batch.segments)) - before).max(-1)[0] > 0
+        assert np.array_equal(moved, (np.arange(24) >= s) & (segments == segments[s])), s
+
+
+@pytest.mark.parametrize("made", [model, model_of_token_values])
+def test_cached_steps_equal_the_full_forward_pass(made):
+    module, tokens = made(kv_heads=2), np.stack([document(16, 1), document(16, 2)])
     full = logits_of(module, tokens)
     step, cache, got = jax.jit(type(module).step), module.init_cache(2, 20), []
     for start, size in ((0, 7), (7, 1), (8, 1), (9, 7)):
@@ -122,7 +147,7 @@ def test_cached_steps_equal_the_full_forward_pass():
     np.testing.assert_allclose(np.concatenate(got, axis=1), full, atol=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{}, {"depth": 3}, {"kv_heads": 2}, {"hidden": 40}])
+@pytest.mark.parametrize("changes", [{}, {"depth": 3}, {"kv_heads": 2}, {"hidden": 40}, {"kv_heads": 2, "token_values": True}])
 def test_num_params_counts_the_arrays(changes):
     module = model(**changes)
     assert sum(w.size for w in nn.weights(module).values()) == module.config.num_params

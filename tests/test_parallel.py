@@ -77,6 +77,12 @@ def test_every_mesh_gives_one_devices_loss_and_gradient(shape):
     check_equal(loss_and_gradient(shape), loss_and_gradient((1, 1, 1, 1), 1, attention="chunks", scan=False))
 
 
+def test_a_mesh_gives_one_devices_loss_and_gradient_of_values_that_ids_bring():
+    got = loss_and_gradient(QUICK[0], token_values=True)
+    check_equal(got, loss_and_gradient((1, 1, 1, 1), 1, attention="chunks", scan=False, token_values=True))
+    assert np.abs(got[1]["blocks.1.attention.token_values"]).max() > 0
+
+
 def test_no_large_array_is_whole_on_every_device():
     """By accident: what a layer uses is gathered for it, but nothing is stored so, and no activation is made so."""
     shape = (1, 2, 2, 2)

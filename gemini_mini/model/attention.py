@@ -4,6 +4,7 @@ One key-value head serves every query head (more is a config): the query heads f
 rows of one matrix product. Training attends in static chunks of queries, each to the keys up to
 its own end, so no future key is ever multiplied. Scores and softmax are float32 whatever the
 input type. Queries and keys are normalised first, which keeps mixed modalities from diverging.
+With `token_values` each id also has values of its own: a table that is only read, no product.
 Papers: multi-query, Shazeer 2019, arXiv 1911.02150; query-key norm, Dehghani 2023, arXiv 2302.05442.
 Next: decoder.py; ring.py, for long rows.
 """
@@ -77,26 +78,30 @@ class Attention(nnx.Module):
     """Queries for every head, keys and values for few, rotary positions, an output product."""
 
     def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, out_scale: float,
-                 backend: Literal["chunks", "blockwise", "splash"], rngs: nnx.Rngs):
+                 backend: Literal["chunks", "blockwise", "splash"], rngs: nnx.Rngs, token_values: int = 0):
         self.backend = backend
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.q = nn.param(rngs, (width, heads * head_dim), "D N")
         self.kv = nn.param(rngs, (width, 2 * kv_heads * head_dim), "D K")
         self.out = nn.param(rngs, (heads * head_dim, width), "N D", out_scale)
         self.q_norm, self.k_norm = nn.RMSNorm(head_dim, "H"), nn.RMSNorm(head_dim, "H")
+        if token_values:
+            self.token_values = nn.normal(rngs, (token_values, kv_heads * head_dim), "V K", 0.0)
 
-    def project(self, x: Float[Array, "B T D"], turns: nn.Turns) -> tuple[Array, Array, Array]:
+    def project(self, x: Float[Array, "B T D"], tokens: Int[Array, "B T"], turns: nn.Turns) -> tuple[Array, Array, Array]:
         """Normalised and rotated q [B T N H] and k [B T K H], and v [B T K H]."""
         q = rearrange(nn.linear(x, self.q), "b t (n h) -> b t n h", n=self.heads)
         k, v = rearrange(nn.linear(x, self.kv), "b t (two k h) -> two b t k h", two=2, k=self.kv_heads)
+        if hasattr(self, "token_values"):
+            v = v + nn.embedded(self.token_values, tokens, v.dtype).reshape(v.shape)
         return nn.rope(self.q_norm(q), turns), nn.rope(self.k_norm(k), turns), v
 
-    def __call__(self, x: Float[Array, "B T D"], turns: nn.Turns, segments: Int[Array, "B T"]):
+    def __call__(self, x: Float[Array, "B T D"], tokens: Int[Array, "B T"], turns: nn.Turns, segments: Int[Array, "B T"]):
         """Float [B T D] over packed rows; in zigzag order where their positions are cut over a mesh.
 
         Raises: InputError when the backend cannot attend over a cut row.
         """
-        q, k, v = self.project(x, turns)
+        q, k, v = self.project(x, tokens, turns)
         if self.backend == "chunks":
             if parallel.context_size() > 1:
                 raise errors.InputError("model.attention: rows cut over run.mesh's context axis need blockwise or splash")
@@ -105,10 +110,10 @@ class Attention(nnx.Module):
         return self._merge(ring.attend(q, k, v, segments, kernel))
 
     def step(
-        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], turns: nn.Turns, cache: LayerCache
+        self, x: Float[Array, "B T D"], tokens: Int[Array, "B T"], positions: Int[Array, "B T"], turns: nn.Turns, cache: LayerCache
     ) -> tuple[Float[Array, "B T D"], LayerCache]:
         """Write T positions of each row to their slots and attend to all slots up to each."""
-        q, k, v = self.project(x, turns)
+        q, k, v = self.project(x, tokens, turns)
         row = jnp.arange(x.shape[0])[:, None]
         cache = LayerCache(cache.k.at[row, positions].set(k), cache.v.at[row, positions].set(v))
         seen = jnp.arange(cache.k.shape[1])[None, None, :] <= positions[:, :, None]

@@ -18,9 +18,6 @@ from jaxtyping import Array, Float, Int
 from gemini_mini import errors, nn, parallel, quant
 from gemini_mini.model import attention, ring
 
-EMBED_STD = 0.02  # small, so that a tied output does not start by predicting its own input
-
-
 @dataclass(frozen=True)
 class DecoderConfig:
     """`depth` is the dial: width = depth * aspect, and so on."""
@@ -31,6 +28,7 @@ class DecoderConfig:
     head_dim: int = 64
     kv_heads: int = 1
     hidden: int = 0  # 0: three times the width
+    token_values: bool = False  # each id brings values of its own to the attention of every block
     context_tokens: int = 1024
     rope_base: float = 10_000.0
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; weights and logits are float32
@@ -60,11 +58,15 @@ class DecoderConfig:
         """Counted by formula; the tests hold it against the arrays."""
         block = 2 * self.width**2 + 2 * self.width * self.kv_heads * self.head_dim + 3 * self.width * self.hidden_width
         norms = 2 * self.width + 2 * self.head_dim
-        return self.vocab_size * self.width + self.width + self.depth * (block + norms)
+        return self.vocab_size * self.width + self.width + self.depth * (block + norms) + self._num_token_values
+
+    @property
+    def _num_token_values(self) -> int:
+        return self.token_values * self.depth * self.vocab_size * self.kv_heads * self.head_dim
 
     def flops_per_token(self, row_tokens: int) -> int:
-        """Training FLOPs (forward and backward): 6 per weight and causal attention over full rows."""
-        return 6 * self.num_params + 6 * self.depth * self.width * row_tokens
+        """Training FLOPs (forward and backward): 6 per weight that is multiplied and causal attention over full rows."""
+        return 6 * (self.num_params - self._num_token_values) + 6 * self.depth * self.width * row_tokens
 
 
 class Block(nnx.Module):
@@ -72,15 +74,16 @@ class Block(nnx.Module):
         out_scale = (2 * config.depth) ** -0.5  # the residual sum keeps its size at any depth
         self.attention_norm, self.mlp_norm = nn.RMSNorm(config.width), nn.RMSNorm(config.width)
         self.attention = attention.Attention(config.width, config.heads, config.kv_heads, config.head_dim,
-                                             out_scale, config.attention, rngs)
+                                             out_scale, config.attention, rngs, config.vocab_size * config.token_values)
         self.mlp = nn.MLP(config.width, config.hidden_width, rngs, out_scale)
 
-    def __call__(self, x: Float[Array, "B T D"], turns: nn.Turns, segments: Int[Array, "B T"]):
-        x = x + self.attention(self.attention_norm(x), turns, segments)
+    def __call__(self, x: Float[Array, "B T D"], tokens: Int[Array, "B T"], turns: nn.Turns, segments: Int[Array, "B T"]):
+        x = x + self.attention(self.attention_norm(x), tokens, turns, segments)
         return x + self.mlp(self.mlp_norm(x))
 
-    def step(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], turns: nn.Turns, cache: attention.LayerCache):
-        mixed, cache = self.attention.step(self.attention_norm(x), positions, turns, cache)
+    def step(self, x: Float[Array, "B T D"], tokens: Int[Array, "B T"], positions: Int[Array, "B T"], turns: nn.Turns,
+             cache: attention.LayerCache):
+        mixed, cache = self.attention.step(self.attention_norm(x), tokens, positions, turns, cache)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), cache
 
@@ -90,7 +93,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         self.config, self.dtype = config, jnp.dtype(config.dtype)
-        self.embed = nn.normal(rngs, (config.vocab_size, config.width), "V D", EMBED_STD)
+        self.embed = nn.normal(rngs, (config.vocab_size, config.width), "V D", nn.EMBED_STD)
         self.blocks = nnx.List([Block(config, rngs) for _ in range(config.depth)])
         self.norm = nn.RMSNorm(config.width)
 
@@ -102,20 +105,20 @@ class Decoder(nnx.Module):
             tokens, positions, segments = map(ring.to_zigzag, (tokens, positions, segments))
         x, turns = parallel.rows(self._embed(tokens)), self.turns(positions)
         if self.config.scan:
-            x = self._scan(x, turns, segments)
+            x = self._scan(x, tokens, turns, segments)
         else:
             for block in self.blocks:
-                x = parallel.rows(_block(block, x, turns, segments))
+                x = parallel.rows(_block(block, x, tokens, turns, segments))
         x = self.norm(x)
         return ring.from_zigzag(x) if parallel.context_size() > 1 else x
 
-    def _scan(self, x: Float[Array, "B T D"], turns: nn.Turns, segments: Int[Array, "B T"]):
+    def _scan(self, x: Float[Array, "B T D"], tokens: Int[Array, "B T"], turns: nn.Turns, segments: Int[Array, "B T"]):
         """The blocks as one compiled loop. Only its inputs and what attention gave are kept for the backward pass."""
         axes = nn.axes(self.blocks[0])
 
         def body(x, weights):
             whole = {name: parallel.gathered(w, axes[name]) for name, w in weights.items()}
-            return parallel.rows(nn.with_weights(self.blocks[0], whole)(x, turns, segments)), None
+            return parallel.rows(nn.with_weights(self.blocks[0], whole)(x, tokens, turns, segments)), None
 
         cast = [{name: w.astype(self.dtype) if w.ndim > 1 else w for name, w in nn.weights(b).items()} for b in self.blocks]
         stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *cast)
@@ -137,7 +140,7 @@ class Decoder(nnx.Module):
         """
         x, turns, new = self._embed(tokens), self.turns(positions), []
         for block, layer in zip(self.blocks, cache, strict=True):
-            x, layer = _step(block, x, positions, turns, layer)
+            x, layer = _step(block, x, tokens, positions, turns, layer)
             new.append(layer)
         return self.norm(x), tuple(new)
 
@@ -149,9 +152,7 @@ class Decoder(nnx.Module):
         return logits(self.embed[...], hidden)
 
     def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        embed = self.embed[...]
-        rows = embed[tokens] if isinstance(embed, quant.Codes) else parallel.gathered(embed, "V D")[tokens]
-        return rows.astype(self.dtype) / EMBED_STD
+        return nn.embedded(self.embed, tokens, self.dtype)
 
 
 _block, _step = jax.jit(Block.__call__), jax.jit(Block.step)  # the blocks are alike: traced once, not once each

@@ -128,7 +128,8 @@ class TrainImageTokenizer:
         return figures
 
     def export(self, module: image.ImageTokenizer, folder: Path) -> None:
-        """Write image.safetensors, with the codes the training pictures use."""
+        """Write image.safetensors, with the codes the training pictures use: those of the weights as they are written."""
+        module = nn.rounded(module)
         used = np.flatnonzero(self._counts(module))
         image.save(image.keep_codes(module, np.union1d(0, used)), folder / "image.safetensors")
 

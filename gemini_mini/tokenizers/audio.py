@@ -365,9 +365,8 @@ def _missed(tokenizer: AudioTokenizer, samples: Float[Array, "B samples"], num_s
 
 
 def save(tokenizer: AudioTokenizer, path: str | Path) -> None:
-    """Write weights and config, all that `load` needs."""
-    arrays = {name: np.asarray(array) for name, array in nn.weights(tokenizer).items()}
-    files.save_arrays(path, arrays, {"config": json.dumps(dataclasses.asdict(tokenizer.config))})
+    """Write weights, in 8 bits, and config, all that `load` needs."""
+    files.save_arrays(path, nn.packed(tokenizer), {"config": json.dumps(dataclasses.asdict(tokenizer.config))})
 
 
 def load(path: str | Path) -> AudioTokenizer:

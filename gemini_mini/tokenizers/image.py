@@ -38,7 +38,6 @@ from gemini_mini.tokenizers import quantisers
 
 NEIGHBOURS = tuple((y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1))
 ENCODE_BATCH = 256
-DRAWS = ("from_code", "decoder", "to_pixels")  # how the names of weights begin that no code depends on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,9 +230,8 @@ def keep_codes(tokenizer: ImageTokenizer, used: Int[np.ndarray, "V"]) -> ImageTo
 
 
 def save(tokenizer: ImageTokenizer, path: str | Path) -> None:
-    """Write weights and config, all that `load` needs."""
-    arrays = {name: np.asarray(array) for name, array in nn.weights(tokenizer).items()}
-    files.save_arrays(path, arrays, {"config": json.dumps(dataclasses.asdict(tokenizer.config))})
+    """Write weights, in 8 bits, and config, all that `load` needs."""
+    files.save_arrays(path, nn.packed(tokenizer), {"config": json.dumps(dataclasses.asdict(tokenizer.config))})
 
 
 def load(path: str | Path) -> ImageTokenizer:
