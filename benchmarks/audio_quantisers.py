@@ -3,13 +3,15 @@
     python benchmarks/audio_quantisers.py --world data/demo/world            all of them, then the table
     python benchmarks/audio_quantisers.py --world data/demo/world --only joint
 
-Each variant is the same tokenizer under the same budget with other weights of the same losses. Its
-codes are then frozen and a probe, the same for all, learns to spell from them by CTC; `log_mel` is
-the same probe on what the encoder hears, and the ceiling. The probe is what a reader makes of the
-codes: an embedding, two Conformer blocks and a linear layer, trained on the training clips alone.
-Finished parts are reused. Columns end in the split; valid_speaker_language has seen words said by
-voices that are new in their language, valid has words that were never heard; `again` is what the
-probe reads once the codes were made to sound and encoded again.
+Each variant is the same tokenizer under the same budget with other weights of the same losses; `k_means`
+has the encoder of `best_rq` and the means of what it hears in the training clips for codes. The codes
+are then frozen and a probe, the same for all, learns to spell from them by CTC; `log_mel` is the same
+probe on what the encoder hears, and the ceiling. The probe is what a reader makes of the codes: an
+embedding, two Conformer blocks and a linear layer, trained on the training clips alone. With
+`--decoder` the demo's decoder learns to write them down besides, and nothing else: its columns are nats
+for each piece of what was said. Finished parts are reused. Columns end in the split;
+valid_speaker_language has seen words said by voices that are new in their language, valid has words
+that were never heard; `again` is what the probe reads once the codes were made to sound and encoded again.
 """
 
 import argparse
@@ -22,10 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jaxtyping import Array, Float, Float32, Int
 from rapidfuzz.distance import Levenshtein
+from sklearn.cluster import MiniBatchKMeans
 
+from data_prep import pack
 from gemini_mini import config as config_lib
-from gemini_mini import errors, files, nn
+from gemini_mini import errors, files, nn, run
+from gemini_mini.data import mixture
 from gemini_mini.tasks import audio_tokenizer
 from gemini_mini.tokenizers import audio, audio_losses, conformer, logmel
 from gemini_mini.train import loop, optim
@@ -38,10 +44,14 @@ VARIANTS = {
     "mel": dataclasses.replace(LOSSES, ctc=0.0, mel=1.0),
     "ctc": dataclasses.replace(LOSSES, mel=0.0),
     "joint": LOSSES,
+    "no_best_rq": dataclasses.replace(LOSSES, best_rq=0.0),
 }
+CENTRES = "centres.safetensors"  # in the folder of the encoder whose k-means they are
+MOST_FRAMES = 200_000  # that k-means reads
 OPTIM = optim.OptimConfig(kind="muon", lr=3e-3, muon_lr=1e-2, decay=0.6, beta2=0.98, weight_decay=0.01)
 WIDTH = 96
 WINDOW = 64  # codes to either side: all of every clip
+DECODER_ROW = 448  # ids
 
 
 class Probe(nnx.Module):
@@ -62,8 +72,44 @@ class Probe(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
+class Clusters:
+    """An encoder whose codes are the nearest of some centres in its hidden space."""
+
+    encoder: audio.AudioTokenizer
+    centres: Float32[np.ndarray, "V D"]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Clusters":
+        return cls(audio.load(folder / "audio.safetensors"), files.load_arrays(folder / CENTRES)[0]["centres"])
+
+    @property
+    def num_codes(self) -> int:
+        return len(self.centres)
+
+    def encode(self, samples: Float[Array, "B samples"], num_samples: Int[Array, "B"]) -> Int[Array, "B A"]:
+        mel, valid, _, _ = audio.features(samples, num_samples, self.encoder.config.around)
+        hidden = self.encoder.hidden(mel, valid)
+        return jnp.argmin(jnp.sum(self.centres**2, -1) - 2 * hidden @ self.centres.T, -1)
+
+
+def cluster(task: audio_tokenizer.TrainAudioTokenizer, folder: Path, seed: int) -> None:
+    """K-means, as HuBERT's (arXiv 2106.07447), of what a finished encoder makes of the training clips."""
+    encoder = audio.load(folder / "audio.safetensors")
+
+    @jax.jit
+    def hear(samples, num_samples):
+        mel, valid, _, _ = audio.features(samples, num_samples, encoder.config.around)
+        return encoder.hidden(mel, valid), valid
+
+    heard = [np.asarray(hidden)[np.asarray(valid)] for hidden, valid in (hear(b.samples, b.num_samples) for b in task.all_batches(("train",)))]
+    frames = np.random.default_rng(seed).permutation(np.concatenate(heard))[:MOST_FRAMES]
+    found = MiniBatchKMeans(encoder.config.num_codes, batch_size=4096, n_init=3, random_state=seed).fit(frames)
+    files.save_arrays(folder / CENTRES, {"centres": found.cluster_centers_.astype(np.float32)}, {})
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainProbe:
-    """A loop.Task: a probe on the codes of a finished tokenizer, or on log-mel when `tokenizer` is empty."""
+    """A loop.Task: a probe on the codes of the tokenizer or the centres in this file, or on log-mel when it is empty."""
 
     world: str
     tokenizer: str
@@ -73,14 +119,15 @@ class TrainProbe:
         return audio_tokenizer.TrainAudioTokenizer(self.world)
 
     @cached_property
-    def frozen(self) -> audio.AudioTokenizer | None:
-        return audio.load(self.tokenizer) if self.tokenizer else None
+    def frozen(self) -> audio.AudioTokenizer | Clusters | None:
+        path = Path(self.tokenizer)
+        return Clusters.load(path.parent) if path.name == CENTRES else audio.load(path) if self.tokenizer else None
 
     def inputs(self) -> dict:
         return self.source.inputs() | {"tokenizer": self.tokenizer and files.hash_bytes(Path(self.tokenizer).read_bytes())}
 
     def init(self, rngs: nnx.Rngs) -> Probe:
-        inputs = self.frozen.config.num_codes if self.frozen else audio.MEL_PER_CODE * logmel.NUM_MEL
+        inputs = num_codes(self.frozen) if self.frozen else audio.MEL_PER_CODE * logmel.NUM_MEL
         return Probe(inputs, len(self.source.speech.letters), rngs)
 
     def batches(self, steps: int, seed: int):
@@ -102,7 +149,7 @@ class TrainProbe:
         """Character error rates; of the codes of `valid` made to sound and encoded again, too."""
         figures = {f"{split}/cer": self._misread(module, self.source.all_batches((split,), audio_tokenizer.EVAL_CLIPS))
                    for split in audio_tokenizer.EVAL_SPLITS}
-        if self.frozen:
+        if isinstance(self.frozen, audio.AudioTokenizer):
             figures["valid/cer_again"] = self._misread(module, map(self._again, self.source.all_batches(("valid",))))
         return figures
 
@@ -148,25 +195,41 @@ class TrainProbe:
         return 6 * self.batch_tokens() * sum(weight.size for weight in shapes.values())
 
 
-def train(task, folder: Path, steps: int) -> None:
+def num_codes(frozen: audio.AudioTokenizer | Clusters) -> int:
+    return frozen.num_codes if isinstance(frozen, Clusters) else frozen.config.num_codes
+
+
+def train(task, folder: Path, steps: int, seed: int, optimizer: optim.OptimConfig = OPTIM) -> None:
     """One run of the one loop."""
-    experiment = config_lib.Experiment(task, OPTIM, loop.RunConfig(str(folder), steps=steps, save_every=250))
+    experiment = config_lib.Experiment(task, optimizer, loop.RunConfig(str(folder), steps=steps, save_every=250, seed=seed))
     loop.run(experiment.task, experiment.optim, experiment.run, config_lib.to_json(experiment))
 
 
-def code_figures(task: audio_tokenizer.TrainAudioTokenizer, path: Path) -> dict[str, float]:
+def decoder_figures(world: str, tokenizers: tuple[Path, Path, Path], out: Path, steps: int, seed: int) -> dict[str, float]:
+    """How well the demo's decoder, trained on transcripts alone, foresees those of valid from the codes."""
+    pack.build(Path(world), tokenizers, DECODER_ROW, Path(f"{out}-rows"), ["listen"])
+    demo = config_lib.load("configs/demo.py", [])
+    task = dataclasses.replace(demo.task, rows=f"{out}-rows", stages=(mixture.Stage("listen", 1.0, {"listen": 1.0}),),
+                               **dict(zip(("text_tokenizer", "image_tokenizer", "audio_tokenizer"), map(str, tokenizers), strict=True)))
+    train(task, Path(f"{out}-decoder"), steps, seed, demo.optim)
+    losses = task.valid_losses(run.load(f"{out}-decoder").model)
+    return {f"decoder, {split}": losses[f"valid/listen{split.removeprefix('valid')}/loss/text"] for split in ("valid", "valid_speaker_language")}
+
+
+def code_figures(task: audio_tokenizer.TrainAudioTokenizer, tokenizer: audio.AudioTokenizer | Clusters) -> dict[str, float]:
     """How a finished tokenizer uses its codes on the training clips, and how far its log-mel is off on valid."""
-    tokenizer = audio.load(path)
-    counts = np.zeros(tokenizer.config.num_codes, np.int64)
+    counts = np.zeros(num_codes(tokenizer), np.int64)
     encode = jax.jit(lambda batch: tokenizer.encode(batch.samples, batch.num_samples))
     for batch in task.all_batches(("train",)):
         for codes, samples in zip(np.asarray(encode(batch)), batch.num_samples, strict=True):
             counts += np.bincount(codes[: audio.num_frames(int(samples))], minlength=len(counts))
 
-    valid = [row[:n] for batch in task.all_batches(("valid",)) for row, n in zip(batch.samples, batch.num_samples) if n]
     shares = counts[counts > 0] / counts.sum()
-    return {"used": float(np.mean(counts > 0)), "perplexity": float(np.exp(-np.sum(shares * np.log(shares)))),
-            "mel_error": audio.mel_error(tokenizer, valid)}
+    figures = {"used": float(np.mean(counts > 0)), "perplexity": float(np.exp(-np.sum(shares * np.log(shares))))}
+    if isinstance(tokenizer, Clusters):
+        return figures
+    valid = [row[:n] for batch in task.all_batches(("valid",)) for row, n in zip(batch.samples, batch.num_samples) if n]
+    return figures | {"mel_error": audio.mel_error(tokenizer, valid)}
 
 
 def main() -> None:
@@ -176,26 +239,36 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500, help="of each tokenizer")
     parser.add_argument("--probe-steps", type=int, default=500)
     parser.add_argument("--recorded", default="", help="a folder of recorded speech with its transcripts.tsv")
-    parser.add_argument("--only", nargs="*", choices=[*VARIANTS, "log_mel"], default=[*VARIANTS, "log_mel"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--decoder", nargs=2, type=Path, metavar=("TEXT", "IMAGE"), help="a decoder reads too, beside these tokenizers")
+    parser.add_argument("--decoder-steps", type=int, default=400)
+    names = [*VARIANTS, "k_means", "log_mel"]
+    parser.add_argument("--only", nargs="*", choices=names, default=names)
     args = parser.parse_args()
     out = Path(args.out)
     for name in args.only:
-        folder, figures = out / name, {}
-        tokenizer = ""
+        figures, tokenizer = {}, ""
         if name != "log_mel":
-            task = audio_tokenizer.TrainAudioTokenizer(args.world, losses=VARIANTS[name])
-            train(task, folder, args.steps)
-            tokenizer = str(folder / "audio.safetensors")
-            figures = code_figures(task, Path(tokenizer))
-        probe = TrainProbe(args.world, tokenizer)
-        train(probe, out / f"{name}-probe", args.probe_steps)
+            encoder = "best_rq" if name == "k_means" else name
+            task = audio_tokenizer.TrainAudioTokenizer(args.world, losses=VARIANTS[encoder])
+            train(task, out / encoder, args.steps, args.seed)
+            tokenizer = out / encoder / "audio.safetensors"
+            if name == "k_means":
+                cluster(task, out / encoder, args.seed)
+                tokenizer = out / encoder / CENTRES
+        probe = TrainProbe(args.world, str(tokenizer))
+        if probe.frozen:
+            figures = code_figures(task, probe.frozen)
+        train(probe, out / f"{name}-probe", args.probe_steps, args.seed)
         figures |= files.read_json(out / f"{name}-probe" / "figures.json")
+        if args.decoder and isinstance(probe.frozen, audio.AudioTokenizer):
+            figures |= decoder_figures(args.world, (*args.decoder, tokenizer), out / name, args.decoder_steps, args.seed)
         if args.recorded:
             figures["recorded/cer"] = probe.recorded(args.recorded, out / f"{name}-probe" / "probe.safetensors")
         files.write_json(out / f"{name}.json", figures)
     tables = {path.stem: files.read_json(path) for path in sorted(out.glob("*.json"))}
-    columns = ["train/cer", "valid/cer", "valid/cer_again", "valid_speaker_language/cer", "recorded/cer", "mel_error", "used",
-               "perplexity"]
+    columns = ["train/cer", "valid/cer", "valid/cer_again", "valid_speaker_language/cer", "recorded/cer", "decoder, valid",
+               "decoder, valid_speaker_language", "mel_error", "used", "perplexity"]
     print("| codes | " + " | ".join(columns) + " |\n|" + " --- |" * (len(columns) + 1))
     for name, row in tables.items():
         print(f"| {name} | " + " | ".join(f"{row[c]:.3f}" if c in row else "–" for c in columns) + " |")
