@@ -268,6 +268,24 @@ def test_a_target_counts_by_who_speaks_and_an_answers_end_as_its_words(world):
     assert [w for w, counts in zip(scale, batch.has_target[0]) if counts] == [w for w in weights if w is not None]
 
 
+def test_of_what_the_user_says_a_share_counts_and_of_all_else_everything(world, monkeypatch):
+    task = dataclasses.replace(experiment(world, Path("x")).task, user_weight=0.25, hide_images=0.0, hide_prompts=0.0)
+    word, bos, eos, user, model = task.tokenizers.vocab.text_start, vocabulary.BOS, vocabulary.EOS, vocabulary.USER, vocabulary.MODEL
+    row = np.array([bos, user, *[word] * 20, model, *[word] * 8, eos], np.int32)
+    batch = jax.tree.map(jnp.asarray, packing.batch_of(np.tile(row, (64, 1))))
+    scales = []
+    monkeypatch.setattr(decoder.Decoder, "__call__", lambda self, tokens, *_: None)
+    monkeypatch.setattr(pretrain.loss, "next_token", lambda *given: (scales.append(np.asarray(given[4])), (jnp.zeros(()), {}))[1])
+    for key in (jax.random.key(0), jax.random.key(1), None):
+        task.loss(task.init(nnx.Rngs(0)), batch, key)
+    said, plain = np.asarray(batch.speaker) == packing.USER, np.asarray(task._scale(batch))
+    for scale in scales[:2]:
+        assert (scale[~said] == plain[~said]).all() and np.isin(scale[said], [0, 1]).all() and abs(scale[said].mean() - 0.25) < 0.05
+    assert (scales[0] != scales[1]).any() and (scales[2] == plain).all(), "chosen anew at every step; without a key as much in all"
+    with pytest.raises(errors.InputError, match="user_weight: is a share"):
+        dataclasses.replace(task, user_weight=2.0)
+
+
 def test_a_run_folder_must_be_one_finished_and_whole(trained, tmp_path):
     with pytest.raises(errors.InputError, match="is no run folder"):
         run.load(tmp_path)

@@ -36,11 +36,15 @@ class Pretrain:
     model: decoder.DecoderConfig = decoder.DecoderConfig()
     batch_rows: int = 8
     most_passes: int = 0  # above 0: a source is read no more often, and leaves its part to the others
-    user_weight: float = 1.0  # of what the user says: a question is given, not to be guessed
+    user_weight: float = 1.0  # of what the user says, so much counts: a question is given, not to be guessed
     answer_text_weight: float = 1.0  # of the model's words: few beside the codes of a picture
     hide_images: float = 0.0  # hide codes of the pictures it draws from the input, up to this share of a row's
     start_from: str = ""  # a finished run whose weights this one begins with: to go on with longer rows or other data
     hide_prompts: float = 0.0  # of the documents that draw, this share does so without what the user says: for guidance
+
+    def __post_init__(self):
+        if not 0 <= self.user_weight <= 1:
+            raise errors.InputError(f"task.user_weight: is a share, from 0 to 1, got {self.user_weight}")
 
     @cached_property
     def tokenizers(self) -> bundle.Tokenizers:
@@ -88,6 +92,9 @@ class Pretrain:
         if key is not None:
             tokens = self._hide(tokens, batch.speaker, key)
         scale = self._scale(batch)
+        if key is not None:  # counted by chance, the others need no logits
+            counts = jax.random.uniform(jax.random.fold_in(key, 2), tokens.shape) < self.user_weight
+            scale = jnp.where(batch.speaker == packing.USER, counts, scale)
         if key is not None and self.hide_prompts:
             is_blind = self._is_blind(batch, jax.random.fold_in(key, 1))
             tokens = jnp.where(is_blind & packing.is_said_by_user(batch.tokens, batch.speaker), vocabulary.PAD, tokens)

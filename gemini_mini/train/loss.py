@@ -11,17 +11,18 @@ from gemini_mini import nn, parallel, vocab as vocabulary
 from gemini_mini.vocab import Vocab
 
 Z_LOSS = 1e-4  # pulls log Z to 0: logits cannot drift together (PaLM, arXiv 2204.02311, section 5)
-CHUNK = 1024    # positions whose logits stand at once: they stay near the processor
+CHUNK = 512     # positions whose logits stand at once: they stay near the processor
 STRETCH = 2048  # the same for a device of a mesh, when rows are longer than this
 
 
 def total(
     embed: Float[Array, "V D"], hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], weights: Float[Array, "B T"]
 ) -> tuple[Float[Array, ""], Float[Array, "B T"]]:
-    """The sum of weights * (nats + Z_LOSS * log_z^2), and the nats of each target, which carry no gradient.
+    """The sum of weights * (nats + Z_LOSS * log_z^2), and the nats of each target that counts, which carry no gradient.
 
     All logits of a batch never stand at once. They are the largest arrays of a step, so on one device the gradient is
     made where they are, in the forward pass, and they are not made or read again; `weights` must not depend on a weight.
+    There, where a weight is zero, no logits are made at all.
     """
     if parallel.current() is None:
         return _on_one_device(embed, hidden, targets, weights)
@@ -35,37 +36,44 @@ def _on_one_device(embed, hidden, targets, weights):
 
 
 def _by_chunks(embed, hidden, targets, weights, with_gradient: bool):
-    """((sum, nats), (gradient of embed, of hidden)); without it, None."""
+    """((sum, nats), (gradient of embed, of hidden)); without it, None. What counts stands first, and the loop ends with it."""
     table = embed.T.astype(hidden.dtype)
     chunks = -(-targets.size // CHUNK)
     size = -(-targets.size // chunks)
+    order = jnp.argsort(weights.reshape(-1) == 0, stable=True)
 
     def cut(x: Array, axes: int) -> Array:
-        flat = x.reshape(-1, *x.shape[axes:])
+        flat = x.reshape(-1, *x.shape[axes:])[order]
         return jnp.pad(flat, [(0, chunks * size - len(flat))] + [(0, 0)] * (flat.ndim - 1)).reshape(chunks, size, *flat.shape[1:])
 
-    def chunk(so_far, given):
-        hidden, targets, weights = given
+    def whole(cut: Array, shape: tuple[int, ...]) -> Array:
+        flat = cut.reshape(-1, *cut.shape[2:])[: len(order)]
+        return jnp.zeros_like(flat).at[order].set(flat, unique_indices=True).reshape(shape)
+
+    given = cut(hidden, 2), cut(targets, 2), cut(weights, 2)
+
+    def chunk(i, so_far):
+        value, nats, slopes = so_far
+        hidden, targets, weights = (x[i] for x in given)
         scores = nn.product(hidden, table, jnp.dtype(jnp.float32))
         top = jnp.max(scores, axis=-1, keepdims=True)
         shares = jnp.exp(scores - top)
         z = jnp.sum(shares, axis=-1, keepdims=True)
         log_z = (top + jnp.log(z))[:, 0]
-        nats = log_z - jnp.take_along_axis(scores, targets[:, None], axis=-1)[:, 0]
-        value = so_far[0] + jnp.sum(weights * (nats + Z_LOSS * log_z**2))
+        found = log_z - jnp.take_along_axis(scores, targets[:, None], axis=-1)[:, 0]
+        value, nats = value + jnp.sum(weights * (found + Z_LOSS * log_z**2)), nats.at[i].set(found)
         if not with_gradient:
-            return (value, so_far[1]), (nats, None)
+            return value, nats, None
         slope = shares * ((weights * (1 + 2 * Z_LOSS * log_z))[:, None] / z)
         slope -= jnp.where(jnp.arange(scores.shape[1]) == targets[:, None], weights[:, None], 0)
         hidden_slope, table_slope = nn.product_slopes(hidden, table, slope)
-        return (value, so_far[1] + table_slope), (nats, hidden_slope)
+        return value, nats, (slopes[0] + table_slope, slopes[1].at[i].set(hidden_slope))
 
-    start = (jnp.zeros(()), jnp.zeros(table.shape) if with_gradient else None)
-    (value, table_slope), (nats, hidden_slope) = jax.lax.scan(chunk, start, (cut(hidden, 2), cut(targets, 2), cut(weights, 2)))
-    found = value, nats.reshape(-1)[: targets.size].reshape(targets.shape)
-    if not with_gradient:
-        return found, None
-    return found, (table_slope.T, hidden_slope.reshape(-1, hidden.shape[-1])[: targets.size].reshape(hidden.shape))
+    slopes = (jnp.zeros(table.shape), jnp.zeros_like(given[0])) if with_gradient else None
+    start = jnp.zeros(()), jnp.zeros((chunks, size)), slopes
+    value, nats, slopes = jax.lax.fori_loop(0, -(-jnp.sum(weights != 0) // size), chunk, start)
+    found = value, whole(nats, targets.shape)
+    return found, (slopes[0].T, whole(slopes[1], hidden.shape)) if with_gradient else None
 
 
 def _backward(slopes, grad):
@@ -107,12 +115,12 @@ def next_token(
     embed: Float[Array, "V D"], hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], has_target: Float[Array, "B T"],
     scale: Float[Array, "B T"], vocab: Vocab,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Mean loss weighed by `scale`, and the plain mean of each modality's targets in nats."""
+    """Mean loss weighed by `scale`, and the plain mean in nats of each modality's targets that count."""
     modality = vocab.modality_of(targets)
     weights = has_target * scale
     value, nats = total(embed, hidden, targets, weights / jnp.maximum(jnp.sum(weights), 1e-6))
     metrics = {}
     for i, name in enumerate(vocabulary.MODALITIES):
-        here = has_target * (modality == i)
+        here = (weights > 0) * (modality == i)
         metrics[f"loss/{name}"] = jnp.sum(here * nats) / jnp.maximum(jnp.sum(here), 1.0)
     return value, metrics
