@@ -167,6 +167,7 @@ def test_white_is_code_zero_for_every_kind_even_if_the_encoder_looks_around(kind
 
 
 def test_every_kind_drops_codes_and_comes_back_from_a_file(kind, tmp_path):
+    kind = nn.rounded(kind)  # as a file holds it
     pictures = (np.asarray(noise(8, 16, 16)) * 255).astype(np.uint8)
     codes = image.encode_many(kind, pictures)
     used = np.union1d(0, codes)
@@ -309,12 +310,16 @@ def test_a_small_batch_is_learned_by_heart():
 # Files and batches.
 
 
-def test_a_saved_tokenizer_comes_back_bit_for_bit(tokenizer, tmp_path):
+def test_a_saved_tokenizer_comes_back_with_weights_of_8_bits_and_then_bit_for_bit(tokenizer, tmp_path):
     image.save(tokenizer, tmp_path / "image.safetensors")
     loaded = image.load(tmp_path / "image.safetensors")
-    assert loaded.config == tokenizer.config
+    image.save(loaded, tmp_path / "again.safetensors")
+    again = image.load(tmp_path / "again.safetensors")
+    assert loaded.config == again.config == tokenizer.config
     for name, weight in nn.weights(tokenizer).items():
-        np.testing.assert_array_equal(nn.weights(loaded)[name], weight)
+        found = nn.weights(loaded)[name]
+        np.testing.assert_allclose(found, weight, atol=max(np.abs(weight).max() / 127, 2.0**-14) * 0.501)
+        np.testing.assert_array_equal(nn.weights(again)[name], found)
 
 
 def test_a_missing_damaged_or_foreign_file_is_refused(tokenizer, tmp_path):
@@ -419,7 +424,7 @@ def test_every_evaluation_shows_what_is_kept(world, tmp_path):
 @pytest.mark.slow
 def test_the_task_evaluates_and_exports_a_codebook_without_dead_codes(world, tmp_path):
     task = make_task(world)
-    module = task.init(nnx.Rngs(0))
+    module = nn.rounded(task.init(nnx.Rngs(0)))  # as it is exported
     loss, metrics = jax.jit(task.loss)(module, task.batches(1, 0)(0), None)
     assert np.isfinite(float(loss)) and np.isfinite(float(metrics["psnr"]))
     figures = task.evals(module)
