@@ -212,7 +212,7 @@ def decoder_figures(world: str, tokenizers: tuple[Path, Path, Path], out: Path, 
     task = dataclasses.replace(demo.task, rows=f"{out}-rows", stages=(mixture.Stage("listen", 1.0, {"listen": 1.0}),),
                                **dict(zip(("text_tokenizer", "image_tokenizer", "audio_tokenizer"), map(str, tokenizers), strict=True)))
     train(task, Path(f"{out}-decoder"), steps, seed, demo.optim)
-    losses = task.valid_losses(run.load(f"{out}-decoder").model)
+    losses = dataclasses.replace(task, user_share=0.0).valid_losses(run.load(f"{out}-decoder").model)
     return {f"decoder, {split}": losses[f"valid/listen{split.removeprefix('valid')}/loss/text"] for split in ("valid", "valid_speaker_language")}
 
 
@@ -254,8 +254,9 @@ def main() -> None:
             train(task, out / encoder, args.steps, args.seed)
             tokenizer = out / encoder / "audio.safetensors"
             if name == "k_means":
-                cluster(task, out / encoder, args.seed)
                 tokenizer = out / encoder / CENTRES
+                if not tokenizer.is_file():
+                    cluster(task, out / encoder, args.seed)
         probe = TrainProbe(args.world, str(tokenizer))
         if probe.frozen:
             figures = code_figures(task, probe.frozen)

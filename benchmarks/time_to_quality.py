@@ -86,7 +86,7 @@ def main() -> None:
     args = parser.parse_args()
     experiment = config_lib.load(args.config, args.overrides)
     matmul.use(experiment.run.products)
-    task = dataclasses.replace(experiment.task, hide_images=0.0, hide_prompts=0.0, user_weight=1.0, answer_text_weight=1.0)
+    task = dataclasses.replace(experiment.task, hide_images=0.0, hide_prompts=0.0, user_share=1.0, answer_text_weight=1.0)
     batch = task.batches(args.steps, 0)
     train, valid, every = [batch(n) for n in range(args.steps)], valid_batches(task), max(1, args.steps // 10)
     model = dataclasses.replace(task.model, vocab_size=task.vocab.size)

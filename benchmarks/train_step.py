@@ -60,7 +60,7 @@ def work(kind: str, dtype: str, products: matmul.Library) -> None:
     """Answer every line of standard input with the seconds of a step, or of products."""
     matmul.use(products)
     task = Synthetic("", "", "", "", (), dataclasses.replace(MODEL, dtype=dtype), ROWS, hide_images=1.0,
-                     user_weight=0.1, answer_text_weight=4.0)
+                     user_share=0.1, answer_text_weight=4.0)
     module, batch = task.init(nnx.Rngs(0)), documents()
     config = optim.OptimConfig(kind=kind)
     optimizer = optim.make(config, nn.axes(module), 1000)

@@ -31,7 +31,7 @@ def config() -> config_lib.Experiment:
             image_tokenizer="runs/laptop-image/image.safetensors", audio_tokenizer="runs/laptop-audio/audio.safetensors",
             stages=(mixture.Stage("long", 1.0, LONG | PICTURES | OTHERS | KNOWN),),
             model=decoder.DecoderConfig(depth=4, aspect=64, token_values=True, context_tokens=2048, rope_base=40_000.0), batch_rows=3,
-            start_from="runs/laptop", hide_images=1.0, hide_prompts=0.1, user_weight=0.1, answer_text_weight=4.0,
+            start_from="runs/laptop", hide_images=1.0, hide_prompts=0.1, user_share=0.1, answer_text_weight=4.0,
         ),
         optim=optim.OptimConfig(kind="muon", lr=2e-3, muon_lr=1e-2, decay=0.6),
         run=loop.RunConfig(folder="runs/laptop-long", steps=2000, max_minutes=30.0, save_every=100),

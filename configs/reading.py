@@ -26,7 +26,7 @@ def config() -> config_lib.Experiment:
             rows="data/demo/reading", text_tokenizer="data/demo/text/text.model",
             image_tokenizer="runs/demo-image/image.safetensors", audio_tokenizer="runs/demo-audio/audio.safetensors",
             stages=STAGES, model=decoder.DecoderConfig(depth=4, aspect=64, token_values=True), batch_rows=5,
-            user_weight=0.02, answer_text_weight=4.0,
+            user_share=0.02, answer_text_weight=4.0,
         ),
         optim=optim.OptimConfig(kind="muon", lr=4e-3, muon_lr=2e-2, decay=0.4),
         run=loop.RunConfig(folder="runs/reading", steps=500, max_minutes=12.0, eval_every=250, save_every=250),

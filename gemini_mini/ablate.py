@@ -1,7 +1,7 @@
 """Which mixture, which settings? Small runs that differ in one thing: python -m gemini_mini.ablate CONFIG
 
     python -m gemini_mini.ablate configs/laptop.py --steps 200 --size depth=2,aspect=64
-    python -m gemini_mini.ablate configs/demo.py --sources draw,name,listen --set optim.lr=2e-3 --set task.user_weight=0.3
+    python -m gemini_mini.ablate configs/demo.py --sources draw,name,listen --set optim.lr=2e-3 --set task.user_share=0.3
 
 One base run, one for each source with its weight doubled in every stage, and one for each --set. All read the same number
 of ids. What counts is the loss on valid, summed over sources by their part in the base mixture, and test splits are

@@ -53,7 +53,7 @@ def linear(x: Float[Array, "*B D"], w: nnx.Param) -> Float[Array, "*B F"]:
 
 
 def embedded(table: nnx.Param, tokens: Int[Array, "*B"], dtype: jnp.dtype) -> Float[Array, "*B D"]:
-    """The rows of a table "V _" that ids choose, in units of EMBED_STD: what is learned at an embedding's rate is of size 1."""
+    """The rows of a table "V _" or "Vs _" that ids choose, in units of EMBED_STD: what is learned at an embedding's rate is of size 1."""
     w = table[...]
     rows = w[tokens] if isinstance(w, quant.Codes) else parallel.gathered(w, table.axes)[tokens]
     return rows.astype(dtype) / EMBED_STD

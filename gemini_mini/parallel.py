@@ -28,7 +28,8 @@ from jaxtyping import Array, Shaped
 from gemini_mini import errors
 
 MESH_AXES = ("data", "fsdp", "tensor", "context")
-AXIS_OF = {"B": ("data", "fsdp"), "T": "context", "D": ("fsdp", "context"), "N": "tensor", "F": "tensor", "V": "tensor"}
+AXIS_OF = {"B": ("data", "fsdp"), "T": "context", "D": ("fsdp", "context"), "N": "tensor", "F": "tensor", "V": "tensor",
+           "Vs": ("tensor", "fsdp", "context")}  # ids of a table that is only read
 ROWS = PartitionSpec(AXIS_OF["B"], AXIS_OF["T"])
 
 # By default libtpu turns the gathering of a weight into a loop that rewrites its accumulator at every hop.

@@ -2,7 +2,7 @@
 
     w ≈ scale * q        scale = max |w| of the channel / 127,  so that |w - scale * q| is about scale / 2 at most
 
-A channel is what one scale serves: an output of a matrix, or an id of a table. A scale has 16 bits: 127 of them are
+A channel is what one scale serves: a place of the last axis of a weight, which is its output, or an id of a table. A scale has 16 bits: 127 of them are
 exact in float32, so what was rounded once is not changed again. Vectors (norms) are few, and stay as they are. The
 file is small; in memory the weights are float32 again, or `Codes`.
 Paper: Jacob et al. 2018, "Quantization and Training of Neural Networks", arXiv 1712.05877 (here symmetric).

@@ -22,7 +22,7 @@ from gemini_mini.evals import album, gallery, task as task_lib
 from gemini_mini.model import decoder
 from gemini_mini.tasks import pretrain
 
-PATHS = ("rows", "text_tokenizer", "image_tokenizer", "audio_tokenizer")  # settings that say nothing elsewhere
+PATHS = ("rows", "text_tokenizer", "image_tokenizer", "audio_tokenizer", "start_from")  # settings that say nothing elsewhere
 LICENCES = """\
 | part of the data | source | licence |
 | --- | --- | --- |
@@ -79,7 +79,7 @@ def valid_loss(run: run_lib.Run, module: decoder.Decoder) -> dict[str, float]:
     task = pretrain.Pretrain(
         str(folder), *(str(run.folder / "tokenizers" / name) for name in ("text.model", "image.safetensors", "audio.safetensors")),
         stages=(), model=dataclasses.replace(run.model.config, context_tokens=max(longest, run.model.config.context_tokens)),
-        **{name: settings[name] for name in ("batch_rows", "user_weight", "answer_text_weight")})
+        **{name: settings[name] for name in ("batch_rows", "user_share", "answer_text_weight")})
     figures = task.valid_losses(module)
     return {name.split("/")[1]: value for name, value in figures.items() if name.count("/") == 2 and name.endswith("/loss")}
 
@@ -93,10 +93,11 @@ def card(
     stages = tuple(mixture.Stage(**stage) for stage in settings["stages"])
     shares = sorted(mixture.shares(stages).items(), key=lambda pair: -pair[1])
     before, after = np.mean(list(losses.values()), axis=0)
+    start = f"the weights of {Path(settings['start_from']).name}" if settings.get("start_from") else "random weights"
     lines = [
         f"# {run.folder.resolve().name}", "",
         f"A decoder of {sizes.num_params:,} parameters ({sizes.depth} layers, width {sizes.width}) over one stream of text, picture and "
-        f"sound ids, with the three tokenizers it reads by. Trained from random weights, {started['steps']:,} steps of "
+        f"sound ids, with the three tokenizers it reads by. Trained from {start}, {started['steps']:,} steps of "
         f"{settings['batch_rows']} rows, on the embedded world of gemini_mini ({detail['pictures']:,} pictures). It writes text and draws "
         "pictures of 32 × 32 pixels. It is a study of how such models are made, and fit for no other use.", "",
         "## Data", "", LICENCES, "",

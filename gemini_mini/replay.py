@@ -156,7 +156,7 @@ def load(folder: Path) -> Replay:
     path, *overrides = settings["source"]
     experiment = config.load(path, overrides)
     if config.to_json(experiment) != settings:
-        raise errors.InputError(f"{folder}: {path} has changed since; bring back the file as it was")
+        raise errors.InputError(f"{folder}: {path} has changed since, or this version has other settings; bring back what it was")
     return Replay(folder, experiment)
 
 

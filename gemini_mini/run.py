@@ -72,10 +72,15 @@ def save_released(run: Run, path: Path, card: str) -> None:
     """Write a run as one file: its weights in 8 bits, its settings, and its card.
 
     The tokenizers had 8 bits before anything was trained on their codes: so the codes are still the same.
+    Raises: InputError where they had more, as those of earlier versions.
     """
     tokenizers = run.tokenizers
     arrays = {"text": np.frombuffer(tokenizers.text.model_proto, np.uint8)}
     for name, module in (("decoder", run.model), ("image", tokenizers.image), ("audio", tokenizers.audio)):
+        kept, held = (jax.tree.map(np.asarray, nn.weights(m)) for m in (module, nn.rounded(module)))
+        if name != "decoder" and not all(np.array_equal(w, held[key]) for key, w in kept.items()):
+            raise errors.InputError(f"{run.folder}: its {name} tokenizer has more than 8 bits, and in 8 its codes would be others; "
+                                    "train it and what reads its codes again")
         arrays |= {f"{name}/{key}": array for key, array in nn.packed(module).items()}
     meta = {"settings": run.settings, "digest": tokenizers.vocab.tokenizers, "vocabulary": tokenizers.vocab.fingerprint,
             "image": config.to_json(tokenizers.image.config), "audio": config.to_json(tokenizers.audio.config), "card": card}

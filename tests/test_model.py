@@ -180,12 +180,30 @@ def test_loss_and_its_gradient_against_numpy(monkeypatch, chunk):
     w = weights * scale / (weights * scale).sum()
     np.testing.assert_allclose(got, (w * (nats + loss.Z_LOSS * log_z**2)).sum(), rtol=1e-5)
     for i, name in enumerate(vocabulary.MODALITIES):
-        here = (w > 0) * (modality == i)
-        np.testing.assert_allclose(metrics[f"loss/{name}"], (here * nats).sum() / max(here.sum(), 1), rtol=1e-5)
+        here = weights * scale.clip(0, 1) * (modality == i)
+        np.testing.assert_allclose(metrics[f"loss/{name}"], (here * nats).sum() / max(here.sum(), 1e-6), rtol=1e-5)
     of_logits = w[..., None] * ((1 + 2 * loss.Z_LOSS * log_z)[..., None] * np.exp(logits - log_z[..., None]) - np.eye(vocab.size)[targets])
     np.testing.assert_allclose(gradients[0], np.einsum("btv,btd->vd", of_logits, hidden), atol=1e-6)
     np.testing.assert_allclose(gradients[1], of_logits @ embed, atol=1e-6)
     assert loss.next_token(jnp.array(embed), jnp.array(hidden), *given, vocab)[0] == pytest.approx(float(got), rel=1e-6)
+
+
+@pytest.mark.parametrize("counting", [0, 1, 5, 6, 14])
+def test_no_logits_are_made_behind_the_last_target_that_counts(monkeypatch, counting):
+    monkeypatch.setattr(loss, "CHUNK", 5)  # 14 positions in three chunks of 5
+    vocab, rng = vocabulary.Vocab(100, 60, 40, "t"), np.random.default_rng(counting)
+    embed, hidden = rng.normal(size=(vocab.size, 8)).astype(np.float32), rng.normal(size=(2, 7, 8)).astype(np.float32)
+    places = rng.permutation(14)
+    weights, made = np.zeros(14, np.float32), -(-counting // 5) * 5
+    weights[places[:counting]] = 1
+    # Those that count stand first, then the others in their order: whatever no chunk reaches may be anything.
+    idle = np.flatnonzero(weights == 0)[made - counting :]
+    hidden.reshape(14, 8)[idle] = np.nan
+    targets = jnp.array(rng.integers(0, vocab.end, (2, 7)), jnp.int32)
+    given = targets, jnp.array(weights.reshape(2, 7)), jnp.ones((2, 7)), vocab
+    (value, _), slopes = jax.value_and_grad(lambda *x: loss.next_token(*x, *given), (0, 1), has_aux=True)(jnp.array(embed), jnp.array(hidden))
+    assert np.isfinite(value) and all(np.isfinite(slope).all() for slope in slopes)
+    assert (np.asarray(slopes[1]).reshape(14, 8)[idle] == 0).all() and (value > 0) == (counting > 0)
 
 
 @pytest.mark.parametrize("changes", [{"aspect": 33}, {"kv_heads": 3}])

@@ -86,10 +86,10 @@ def test_a_mesh_gives_one_devices_loss_and_gradient_of_values_that_ids_bring():
 def test_no_large_array_is_whole_on_every_device():
     """By accident: what a layer uses is gathered for it, but nothing is stored so, and no activation is made so."""
     shape = (1, 2, 2, 2)
-    step, state, rows = step_on(shape)
+    step, state, rows = step_on(shape, token_values=True)
     for name, leaf in {**state.weights, **{f"moment of {k}": v for k, v in state.opt_state.items()}}.items():
         if leaf.ndim > 1:
-            parts = {"K": 4, "N": 8, "F": 8, "V": 8}[nn.axes(decoder.Decoder(CONFIG, nnx.Rngs(0)))[name.removeprefix("moment of ")].replace("D", "").strip()]
+            parts = {"K": 4, "N": 8, "F": 8, "V": 8, "Vs K": 8}[nn.axes(decoder.Decoder(dataclasses.replace(CONFIG, token_values=True), nnx.Rngs(0)))[name.removeprefix("moment of ")].replace("D", "").strip()]
             assert leaf.addressable_shards[0].data.size * parts == leaf.size, name
     assert all(x.addressable_shards[0].data.size * 4 == x.size for x in rows)
     # The largest arrays of one device's program are its own rows' and positions' logits, cut over the vocabulary, and what

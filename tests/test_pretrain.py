@@ -253,7 +253,7 @@ def test_a_null_prompt_hides_what_the_user_says_in_whole_documents_that_draw(wor
 
 
 def test_a_target_counts_by_who_speaks_and_an_answers_end_as_its_words(world):
-    task = dataclasses.replace(experiment(world, Path("x")).task, user_weight=0.25, answer_text_weight=5.0)
+    task = dataclasses.replace(experiment(world, Path("x")).task, user_share=0.25, answer_text_weight=5.0)
     word, code = task.tokenizers.vocab.text_start, task.tokenizers.vocab.image_start
     bos, eos, user, model, boi, eoi = (vocabulary.BOS, vocabulary.EOS, vocabulary.USER, vocabulary.MODEL,
                                        vocabulary.BOI, vocabulary.EOI)
@@ -269,7 +269,7 @@ def test_a_target_counts_by_who_speaks_and_an_answers_end_as_its_words(world):
 
 
 def test_of_what_the_user_says_a_share_counts_and_of_all_else_everything(world, monkeypatch):
-    task = dataclasses.replace(experiment(world, Path("x")).task, user_weight=0.25, hide_images=0.0, hide_prompts=0.0)
+    task = dataclasses.replace(experiment(world, Path("x")).task, user_share=0.25, hide_images=0.0, hide_prompts=0.0)
     word, bos, eos, user, model = task.tokenizers.vocab.text_start, vocabulary.BOS, vocabulary.EOS, vocabulary.USER, vocabulary.MODEL
     row = np.array([bos, user, *[word] * 20, model, *[word] * 8, eos], np.int32)
     batch = jax.tree.map(jnp.asarray, packing.batch_of(np.tile(row, (64, 1))))
@@ -282,8 +282,8 @@ def test_of_what_the_user_says_a_share_counts_and_of_all_else_everything(world, 
     for scale in scales[:2]:
         assert (scale[~said] == plain[~said]).all() and np.isin(scale[said], [0, 1]).all() and abs(scale[said].mean() - 0.25) < 0.05
     assert (scales[0] != scales[1]).any() and (scales[2] == plain).all(), "chosen anew at every step; without a key as much in all"
-    with pytest.raises(errors.InputError, match="user_weight: is a share"):
-        dataclasses.replace(task, user_weight=2.0)
+    with pytest.raises(errors.InputError, match="user_share: is a share"):
+        dataclasses.replace(task, user_share=2.0)
 
 
 def test_a_run_folder_must_be_one_finished_and_whole(trained, tmp_path):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import gemini_mini
 from gemini_mini import api, errors, files, nn, parallel, quant, release, run, stream
@@ -17,7 +18,7 @@ from gemini_mini.evals import __main__ as command, answerer, suite
 from gemini_mini.model import decoder
 from gemini_mini.tokenizers import audio, audio_io, image
 
-SETTINGS = {"batch_rows": 8, "user_weight": 0.1, "answer_text_weight": 4.0, "rows": "nowhere",
+SETTINGS = {"batch_rows": 8, "user_share": 0.1, "answer_text_weight": 4.0, "rows": "nowhere",
             "stages": [{"name": "all", "until": 1.0, "weights": {"draw": 3.0, "name": 1.0}}]}
 
 
@@ -94,6 +95,30 @@ def test_weights_that_stay_in_8_bits_answer_as_they_do_in_32(released, run_folde
     assert alone.tolist() == expected.tolist() == beside.tolist() and len(alone) > 9
     with pytest.raises(errors.InputError, match="--eight-bit: is for one device"):
         run.load(run_folder, parallel.mesh((0, 1, 1, 1)), eight_bit=True)
+
+
+def test_a_tokenizer_of_more_bits_is_not_released(model, tmp_path):
+    tokenizers = model.run.tokenizers
+    fine = audio.AudioTokenizer(tokenizers.audio.config, nnx.Rngs(1))
+    with pytest.raises(errors.InputError, match="its audio tokenizer has more than 8 bits"):
+        run.save_released(model.run._replace(tokenizers=tokenizers._replace(audio=fine)), tmp_path / "fine.safetensors", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_before_is_read(released, tmp_path):
+    """Its scales had 32 bits, its tokenizers 16 and no scales; its settings knew no token values."""
+    arrays, meta = files.load_arrays(released)
+    older = {name: a.astype(np.float32) if name.endswith(quant.SCALE) else a for name, a in arrays.items() if name.startswith("decoder")}
+    older["text"] = arrays["text"]
+    for kind in ("image", "audio"):
+        older |= {f"{kind}/{name}": w.astype(np.float16) for name, w in quant.under(kind, arrays).items()}
+    settings = json.loads(meta["settings"])
+    del settings["task"]["model"]["token_values"]
+    files.save_arrays(tmp_path / "older.safetensors", older, meta | {"settings": json.dumps(settings)})
+    found, wanted = run.load(tmp_path / "older.safetensors"), run.load(released)
+    assert all(np.array_equal(w, nn.weights(wanted.model)[name]) for name, w in nn.weights(found.model).items())
+    picture = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
+    assert image.encode_many(found.tokenizers.image, picture).shape == (1, 4, 4)
 
 
 def test_all_matrices_have_8_bits(released):

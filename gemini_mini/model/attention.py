@@ -87,7 +87,7 @@ class Attention(nnx.Module):
         self.out = nn.param(rngs, (heads * head_dim, width), "N D", out_scale)
         self.q_norm, self.k_norm = nn.RMSNorm(head_dim, "H"), nn.RMSNorm(head_dim, "H")
         if token_values:
-            self.token_values = nn.normal(rngs, (token_values, kv_heads * head_dim), "V K", 0.0)
+            self.token_values = nn.constant((token_values, kv_heads * head_dim), "Vs K", 0.0)
 
     def project(self, x: Float[Array, "B T D"], tokens: Int[Array, "B T"], turns: nn.Turns) -> tuple[Array, Array, Array]:
         """Normalised and rotated q [B T N H] and k [B T K H], and v [B T K H]."""

@@ -58,15 +58,15 @@ class DecoderConfig:
         """Counted by formula; the tests hold it against the arrays."""
         block = 2 * self.width**2 + 2 * self.width * self.kv_heads * self.head_dim + 3 * self.width * self.hidden_width
         norms = 2 * self.width + 2 * self.head_dim
-        return self.vocab_size * self.width + self.width + self.depth * (block + norms) + self._num_token_values
+        return self.vocab_size * self.width + self.width + self.depth * (block + norms) + self.num_token_values
 
     @property
-    def _num_token_values(self) -> int:
+    def num_token_values(self) -> int:
         return self.token_values * self.depth * self.vocab_size * self.kv_heads * self.head_dim
 
     def flops_per_token(self, row_tokens: int) -> int:
         """Training FLOPs (forward and backward): 6 per weight that is multiplied and causal attention over full rows."""
-        return 6 * (self.num_params - self._num_token_values) + 6 * self.depth * self.width * row_tokens
+        return 6 * (self.num_params - self.num_token_values) + 6 * self.depth * self.width * row_tokens
 
 
 class Block(nnx.Module):

@@ -118,7 +118,7 @@ class TrainAudioTokenizer:
 
     def evals(self, module: audio_losses.AudioTrainer) -> dict[str, float | np.ndarray]:
         """Character error rates of reading the codes alone, how the codes are used; a sheet of spectrograms."""
-        module = hosts.small(module)
+        module = nn.rounded(hosts.small(module))  # as it is exported
         figures, counts, changes, frames = {}, np.zeros(self.model.num_codes, np.int64), 0, 0
         for split in EVAL_SPLITS:
             wrong = letters = 0

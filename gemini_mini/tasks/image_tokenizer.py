@@ -104,7 +104,7 @@ class TrainImageTokenizer:
 
     def evals(self, module: image.ImageTokenizer) -> dict[str, float | np.ndarray]:
         """Sharpness of each set, how evenly codes are used, whether pictures are recognised; a sheet."""
-        module = hosts.small(module)
+        module = nn.rounded(hosts.small(module))  # as it is exported
         train = self.data.train[:EVAL_PICTURES]
         codes = image.encode_many(module, train)
         drawn = image.decode_many(module, codes)

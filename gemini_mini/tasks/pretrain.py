@@ -23,6 +23,8 @@ from gemini_mini.tasks import drawn
 from gemini_mini.tokenizers import bundle
 from gemini_mini.train import loss
 
+COUNTED_ROWS = 32  # of each source
+
 
 @dataclass(frozen=True)
 class Pretrain:
@@ -36,15 +38,15 @@ class Pretrain:
     model: decoder.DecoderConfig = decoder.DecoderConfig()
     batch_rows: int = 8
     most_passes: int = 0  # above 0: a source is read no more often, and leaves its part to the others
-    user_weight: float = 1.0  # of what the user says, so much counts: a question is given, not to be guessed
+    user_share: float = 1.0  # of what the user says, so much counts: a question is given, not to be guessed
     answer_text_weight: float = 1.0  # of the model's words: few beside the codes of a picture
     hide_images: float = 0.0  # hide codes of the pictures it draws from the input, up to this share of a row's
     start_from: str = ""  # a finished run whose weights this one begins with: to go on with longer rows or other data
     hide_prompts: float = 0.0  # of the documents that draw, this share does so without what the user says: for guidance
 
     def __post_init__(self):
-        if not 0 <= self.user_weight <= 1:
-            raise errors.InputError(f"task.user_weight: is a share, from 0 to 1, got {self.user_weight}")
+        if not 0 <= self.user_share <= 1:
+            raise errors.InputError(f"task.user_share: is a share, from 0 to 1, got {self.user_share}")
 
     @cached_property
     def tokenizers(self) -> bundle.Tokenizers:
@@ -93,7 +95,7 @@ class Pretrain:
             tokens = self._hide(tokens, batch.speaker, key)
         scale = self._scale(batch)
         if key is not None:  # counted by chance, the others need no logits
-            counts = jax.random.uniform(jax.random.fold_in(key, 2), tokens.shape) < self.user_weight
+            counts = jax.random.uniform(jax.random.fold_in(key, 2), tokens.shape) < self.user_share
             scale = jnp.where(batch.speaker == packing.USER, counts, scale)
         if key is not None and self.hide_prompts:
             is_blind = self._is_blind(batch, jax.random.fold_in(key, 1))
@@ -112,7 +114,7 @@ class Pretrain:
         is_word = self.vocab.modality_of(targets) == vocabulary.TEXT
         is_end = (targets == vocabulary.EOS) | (targets == vocabulary.USER)
         answer = jnp.where(is_word | is_end, self.answer_text_weight, 1.0)
-        return jnp.where(batch.speaker == packing.USER, self.user_weight, jnp.where(batch.speaker == packing.MODEL, answer, 1.0))
+        return jnp.where(batch.speaker == packing.USER, self.user_share, jnp.where(batch.speaker == packing.MODEL, answer, 1.0))
 
     def _hide(self, tokens: Int[Array, "B T"], speaker: Int[Array, "B T"], key: PRNGKeyArray) -> Int[Array, "B T"]:
         """Replace a share of each row's drawn image codes, from none to `hide_images`, by padding in the input.
@@ -186,5 +188,16 @@ class Pretrain:
         return self.batch_rows * self.train_rows.row_tokens
 
     def batch_flops(self) -> int:
+        """Those of logits only where a target counts."""
         config = replace(self.model, vocab_size=self.vocab.size)
-        return self.batch_tokens() * config.flops_per_token(self.train_rows.row_tokens)
+        idle = (1 - self._counting) * 6 * config.vocab_size * config.width
+        return round(self.batch_tokens() * (config.flops_per_token(self.train_rows.row_tokens) - idle))
+
+    @cached_property
+    def _counting(self) -> float:
+        """The part of all positions whose targets count, by the first rows of each source."""
+        found = 0.0
+        for source, part in mixture.shares(self.stages).items():
+            batch = packing.batch_of(self.train_rows.sources[source][:COUNTED_ROWS])
+            found += part * float(np.mean(batch.has_target * np.where(batch.speaker == packing.USER, self.user_share, 1.0)))
+        return found

@@ -115,12 +115,12 @@ def next_token(
     embed: Float[Array, "V D"], hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], has_target: Float[Array, "B T"],
     scale: Float[Array, "B T"], vocab: Vocab,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Mean loss weighed by `scale`, and the plain mean in nats of each modality's targets that count."""
+    """Mean loss weighed by `scale`, and the mean in nats of each modality's targets, where one that counts less than 1 counts so much."""
     modality = vocab.modality_of(targets)
     weights = has_target * scale
     value, nats = total(embed, hidden, targets, weights / jnp.maximum(jnp.sum(weights), 1e-6))
     metrics = {}
     for i, name in enumerate(vocabulary.MODALITIES):
-        here = (weights > 0) * (modality == i)
-        metrics[f"loss/{name}"] = jnp.sum(here * nats) / jnp.maximum(jnp.sum(here), 1.0)
+        here = has_target * jnp.minimum(scale, 1.0) * (modality == i)
+        metrics[f"loss/{name}"] = jnp.sum(here * nats) / jnp.maximum(jnp.sum(here), 1e-6)
     return value, metrics
