@@ -58,11 +58,11 @@ def of_run(run_folder: Path) -> config.Experiment:
     started = files.read_json(run_folder / "run.json")
     path, *overrides = started["settings"]["source"]
     whole = config.load(path, overrides)
+    if not isinstance(whole.task, pretrain.Pretrain):
+        raise errors.InputError(f"{run_folder}: must be a decoder's run, which alone reads text; got one of {type(whole.task).__name__}")
     if config.to_json(whole) != started["settings"]:
         raise errors.InputError(f"{run_folder}: {path} has changed since, or this version has other settings, so the two could not be "
                                 "compared; bring back what it was, or train it again")
-    if not isinstance(whole.task, pretrain.Pretrain):
-        raise errors.InputError(f"{run_folder}: must be a decoder's run, which alone reads text; got one of {type(whole.task).__name__}")
     values = {field.name: getattr(whole.task, field.name) for field in dataclasses.fields(whole.task)}
     task = TextAlone(**values, whole_steps=started["steps"])
     steps = len(task.dealt(whole.run.seed)) // task.batch_rows

@@ -558,8 +558,8 @@ def test_ticks_are_round_and_few(high):
 def model(world):
     """Untrained, but all of it: it answers nonsense by the whole path."""
     texts = text.train([e.answer[0].text for e in documents.examples(world, "translate", "seen")] * 9, 300)
-    images = image.ImageTokenizer(image.ImageTokenizerConfig(num_codes=16, width=72, hidden=16), nnx.Rngs(0))
-    sounds = audio.AudioTokenizer(audio.AudioTokenizerConfig(width=16, heads=2, layers=1, hidden=16, num_codes=8), nnx.Rngs(0))
+    images = nn.rounded(image.ImageTokenizer(image.ImageTokenizerConfig(num_codes=16, width=72, hidden=16), nnx.Rngs(0)))
+    sounds = nn.rounded(audio.AudioTokenizer(audio.AudioTokenizerConfig(width=16, heads=2, layers=1, hidden=16, num_codes=8), nnx.Rngs(0)))
     vocab = vocabulary.Vocab(texts.num_pieces, 16, 8, "test")
     config = decoder.DecoderConfig(vocab.size, depth=1, aspect=32, head_dim=16, context_tokens=512)
     module = decoder.Decoder(config, nnx.Rngs(0))

@@ -360,6 +360,9 @@ def config():
     with pytest.raises(errors.InputError, match="no batch of text alone"):
         files.write_json(tmp_path / "run" / "run.json", {"steps": 3, "settings": config.to_json(whole)})
         text_alone.of_run(tmp_path / "run")
+    with pytest.raises(errors.InputError, match="c.py has changed since"):
+        files.write_json(tmp_path / "run" / "run.json", {"steps": 40, "settings": config.to_json(whole) | {"task": {}}})
+        text_alone.of_run(tmp_path / "run")
     with pytest.raises(errors.InputError, match="must be a decoder's run"):
         files.write_json(tmp_path / "run" / "run.json", {"steps": 3, "settings": {"source": ["configs/image_tokenizer.py"]}})
         text_alone.of_run(tmp_path / "run")
