@@ -77,8 +77,7 @@ def save_released(run: Run, path: Path, card: str) -> None:
     tokenizers = run.tokenizers
     arrays = {"text": np.frombuffer(tokenizers.text.model_proto, np.uint8)}
     for name, module in (("decoder", run.model), ("image", tokenizers.image), ("audio", tokenizers.audio)):
-        kept, held = (jax.tree.map(np.asarray, nn.weights(m)) for m in (module, nn.rounded(module)))
-        if name != "decoder" and not all(np.array_equal(w, held[key]) for key, w in kept.items()):
+        if module is not run.model and not all(map(np.array_equal, nn.weights(module).values(), nn.weights(nn.rounded(module)).values())):
             raise errors.InputError(f"{run.folder}: its {name} tokenizer has more than 8 bits, and in 8 its codes would be others; "
                                     "train it and what reads its codes again")
         arrays |= {f"{name}/{key}": array for key, array in nn.packed(module).items()}

@@ -286,6 +286,17 @@ def test_of_what_the_user_says_a_share_counts_and_of_all_else_everything(world, 
         dataclasses.replace(task, user_share=2.0)
 
 
+def test_flops_are_of_logits_where_a_target_counts_and_an_empty_source_says_nothing(world):
+    task = dataclasses.replace(experiment(world, Path("x")).task, user_share=0.25, batch_rows=1, stages=(mixture.Stage("all", 1.0, {"said": 0.5, "none": 0.5}),))
+    row = np.array([[vocabulary.BOS, vocabulary.USER, *[50] * 8, vocabulary.MODEL, *[50] * 4, vocabulary.EOS]], np.int32)  # 9 targets are the user's, 6 not
+    task.__dict__["train_rows"] = rows.Rows("", 16, {"said": row, "none": row[:0]})
+    model = dataclasses.replace(task.model, vocab_size=task.vocab.size)
+    speaker, counting = packing.batch_of(row).speaker, packing.batch_of(row).has_target > 0
+    share = (0.25 * (counting & (speaker == packing.USER)).sum() + (counting & (speaker != packing.USER)).sum()) / 16
+    assert 0.3 < share < 0.7
+    assert task.batch_flops() == pytest.approx(16 * (model.flops_per_token(16) - (1 - share) * 6 * model.vocab_size * model.width), rel=1e-6)
+
+
 def test_a_run_folder_must_be_one_finished_and_whole(trained, tmp_path):
     with pytest.raises(errors.InputError, match="is no run folder"):
         run.load(tmp_path)

@@ -196,8 +196,10 @@ class Pretrain:
     @cached_property
     def _counting(self) -> float:
         """The part of all positions whose targets count, by the first rows of each source."""
-        found = 0.0
+        counts, parts = [], []
         for source, part in mixture.shares(self.stages).items():
-            batch = packing.batch_of(self.train_rows.sources[source][:COUNTED_ROWS])
-            found += part * float(np.mean(batch.has_target * np.where(batch.speaker == packing.USER, self.user_share, 1.0)))
-        return found
+            if len(stored := self.train_rows.sources.get(source, ())):
+                batch = packing.batch_of(stored[:COUNTED_ROWS])
+                counts.append(np.mean(batch.has_target * np.where(batch.speaker == packing.USER, self.user_share, 1.0)))
+                parts.append(part)
+        return float(np.average(counts, weights=parts)) if parts else 1.0
