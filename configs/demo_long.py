@@ -27,7 +27,7 @@ def config() -> config_lib.Experiment:
             rows="data/demo/rows-long", text_tokenizer="data/demo/text/text.model",
             image_tokenizer="runs/demo-image/image.safetensors", audio_tokenizer="runs/demo-audio/audio.safetensors",
             stages=(mixture.Stage("long", 1.0, LONG | SHORT),),
-            model=decoder.DecoderConfig(depth=4, aspect=64, token_values=True, context_tokens=1792, rope_base=40_000.0), batch_rows=2,
+            model=decoder.DecoderConfig(depth=4, aspect=64, shortcuts=True, context_tokens=1792, rope_base=40_000.0), batch_rows=2,
             start_from="runs/demo", hide_images=1.0, user_share=0.1, answer_text_weight=4.0,
         ),
         optim=optim.OptimConfig(kind="muon", lr=1e-3, muon_lr=5e-3, decay=0.5),

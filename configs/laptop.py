@@ -29,7 +29,7 @@ def config() -> config_lib.Experiment:
         task=pretrain.Pretrain(
             rows="data/laptop/rows", text_tokenizer="data/laptop/text/text.model",
             image_tokenizer="runs/laptop-image/image.safetensors", audio_tokenizer="runs/laptop-audio/audio.safetensors",
-            stages=STAGES, model=decoder.DecoderConfig(depth=4, aspect=64, token_values=True), batch_rows=12,
+            stages=STAGES, model=decoder.DecoderConfig(depth=4, aspect=64, shortcuts=True), batch_rows=12,
             hide_images=1.0, hide_prompts=0.1, user_share=0.1, answer_text_weight=4.0,
         ),
         optim=optim.OptimConfig(kind="muon", lr=4e-3, muon_lr=2e-2, decay=0.4),

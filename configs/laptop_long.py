@@ -30,7 +30,7 @@ def config() -> config_lib.Experiment:
             rows="data/laptop/rows-long", text_tokenizer="data/laptop/text/text.model",
             image_tokenizer="runs/laptop-image/image.safetensors", audio_tokenizer="runs/laptop-audio/audio.safetensors",
             stages=(mixture.Stage("long", 1.0, LONG | PICTURES | OTHERS | KNOWN),),
-            model=decoder.DecoderConfig(depth=4, aspect=64, token_values=True, context_tokens=2048, rope_base=40_000.0), batch_rows=3,
+            model=decoder.DecoderConfig(depth=4, aspect=64, shortcuts=True, context_tokens=2048, rope_base=40_000.0), batch_rows=3,
             start_from="runs/laptop", hide_images=1.0, hide_prompts=0.1, user_share=0.1, answer_text_weight=4.0,
         ),
         optim=optim.OptimConfig(kind="muon", lr=2e-3, muon_lr=1e-2, decay=0.6),

@@ -26,7 +26,7 @@ def config() -> config_lib.Experiment:
         task=pretrain.Pretrain(
             rows="data/own/rows", text_tokenizer="data/own/text/text.model",
             image_tokenizer="runs/own-image/image.safetensors", audio_tokenizer="runs/own-audio/audio.safetensors",
-            stages=STAGES, model=decoder.DecoderConfig(depth=4, aspect=64, token_values=True), batch_rows=8, most_passes=30,
+            stages=STAGES, model=decoder.DecoderConfig(depth=4, aspect=64, shortcuts=True), batch_rows=8, most_passes=30,
             hide_images=1.0, user_share=0.1, answer_text_weight=4.0,
         ),
         optim=optim.OptimConfig(kind="muon", lr=4e-3, muon_lr=2e-2, decay=0.4),

@@ -25,7 +25,7 @@ def config() -> config_lib.Experiment:
         task=pretrain.Pretrain(
             rows="data/demo/reading", text_tokenizer="data/demo/text/text.model",
             image_tokenizer="runs/demo-image/image.safetensors", audio_tokenizer="runs/demo-audio/audio.safetensors",
-            stages=STAGES, model=decoder.DecoderConfig(depth=4, aspect=64, token_values=True), batch_rows=5,
+            stages=STAGES, model=decoder.DecoderConfig(depth=4, aspect=64, shortcuts=True), batch_rows=5,
             user_share=0.02, answer_text_weight=4.0,
         ),
         optim=optim.OptimConfig(kind="muon", lr=4e-3, muon_lr=2e-2, decay=0.4),

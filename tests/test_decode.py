@@ -447,7 +447,7 @@ def test_a_mesh_gives_the_same_tokens(model, shape):
     assert any(not w.sharding.is_fully_replicated for w in placed.values()) or shape[0] == 8
     rows, settings = ROWS + ROWS[:1] * 2, dataclasses.replace(WARM, guidance=2.0)
     state = engine._begin(spread, grammar.Grammar(VOCAB, OPEN_RULES), (ROWS * 2)[:8], range(8), settings, reading.Memory(), False)
-    assert {x.sharding.shard_shape(x.shape)[0] for x in (state.token, state.index, state.cache[0].k)} == {
+    assert {x.sharding.shard_shape(x.shape)[0] for x in (state.token, state.index, state.cache.ids)} == {
         8 // reading.num_parts(spread), 16 // reading.num_parts(spread)}, "rows are dealt, not repeated"
     assert_same(engine.generate(spread, VOCAB, rows, settings), engine.generate(model, VOCAB, rows, settings))
 

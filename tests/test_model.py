@@ -20,11 +20,12 @@ def model(**changes) -> decoder.Decoder:
     return decoder.Decoder(dataclasses.replace(CONFIG, **changes), nnx.Rngs(0))
 
 
-def model_of_token_values(**changes) -> decoder.Decoder:
-    """As `model`; the tables, which begin at nothing, are filled."""
-    made, rng = model(token_values=True, **changes), np.random.default_rng(0)
-    return nn.with_weights(made, {name: jnp.array(rng.normal(0, nn.EMBED_STD, w.shape), jnp.float32) if "token_values" in name else w
-                                  for name, w in nn.weights(made).items()})
+def model_with_shortcuts(**changes) -> decoder.Decoder:
+    """As `model`; what begins at nothing is filled."""
+    made, rng = model(shortcuts=True, **changes), np.random.default_rng(0)
+    sizes = {"token_values": nn.EMBED_STD, "again": 1, "kept": 1, "before": 1}
+    return nn.with_weights(made, {name: jnp.array(rng.normal(0, sizes[name.split(".")[-1]], w.shape), jnp.float32)
+                                  if name.split(".")[-1] in sizes else w for name, w in nn.weights(made).items()})
 
 
 def document(length: int, seed: int) -> np.ndarray:
@@ -95,9 +96,9 @@ def test_no_logit_depends_on_a_later_token_or_another_document():
     packed = packing.pack([document(9, 1), document(12, 2)], 24)
     batch = packing.batch_of(packed)
     def hidden(embedded_at):  # gradient with respect to what each position feeds in
-        x = module._embed(jnp.array(packed)) + embedded_at
+        x = nn.embedded(module.embed, jnp.array(packed), module.dtype) + embedded_at
         for block in module.blocks:
-            x = block(x, jnp.array(packed), module.turns(jnp.array(batch.positions)), jnp.array(batch.segments))
+            x = block(x, x, jnp.array(packed), module.turns(jnp.array(batch.positions)), jnp.array(batch.segments))
         return x
     jacobian = jax.jit(jax.jacobian(lambda e: hidden(e).sum(-1)[0]))(jnp.zeros((1, 24, CONFIG.width)))
     reach = np.abs(np.asarray(jacobian)).sum(-1)[:, 0] > 0  # [query, input]
@@ -107,8 +108,9 @@ def test_no_logit_depends_on_a_later_token_or_another_document():
             assert reach[t, s] == (s <= t and segments[s] == segments[t]), (t, s)
 
 
-def test_packed_logits_are_those_of_each_document_alone():
-    module, documents = model(), [document(n, n) for n in (5, 17, 9, 11)]
+@pytest.mark.parametrize("made", [model, model_with_shortcuts])
+def test_packed_logits_are_those_of_each_document_alone(made):
+    module, documents = made(), [document(n, n) for n in (5, 17, 9, 11)]
     packed = packing.pack(documents, 48)
     together = logits_of(module, packed)
     for r, row in enumerate(packed):
@@ -119,7 +121,7 @@ def test_packed_logits_are_those_of_each_document_alone():
 
 
 def test_ids_bring_their_own_values_to_their_document_alone():
-    module = model_of_token_values(kv_heads=2)
+    module = model_with_shortcuts(kv_heads=2)
     tokens = packing.pack([document(9, 1), document(12, 2)], 24)
     batch, attend = packing.batch_of(tokens), module.blocks[0].attention
     x = jax.random.normal(jax.random.key(0), (1, 24, CONFIG.width))
@@ -132,10 +134,26 @@ def test_ids_bring_their_own_values_to_their_document_alone():
         changed = tokens.copy()
         changed[0, s] = 250 if tokens[0, s] != 250 else 251
         moved = np.abs(np.asarray(forward(module, changed, batch.positions, batch.segments)) - before).max(-1)[0] > 0
-        assert np.array_equal(moved, (np.arange(24) >= s) & (segments == segments[s])), s
+        assert np.array_equal(moved & (segments > 0), (np.arange(24) >= s) & (segments == segments[s])), s
 
 
-@pytest.mark.parametrize("made", [model, model_of_token_values])
+def test_ids_bring_some_of_the_id_before_and_enter_every_block_again():
+    module, tokens = model_with_shortcuts(), packing.pack([document(9, 1), document(12, 2)], 24)
+    batch, table, before = packing.batch_of(tokens), np.asarray(module.embed[...]) / 0.02, np.asarray(module.before[...])
+    wanted = table[tokens[0]]
+    for t in range(1, 24):
+        wanted[t] += before * table[tokens[0, t - 1]] * (batch.positions[0, t] > 0)
+    turns, segments = module.turns(jnp.array(batch.positions)), jnp.array(batch.segments)
+    x = first = jnp.array(wanted[None])
+    for block in module.blocks:
+        x = block.kept[0] * x + block.again[0] * first
+        x = x + block.attention(block.attention_norm(x), jnp.array(tokens), turns, segments)
+        x = x + block.mlp(block.mlp_norm(x))
+    got = forward(module, tokens, batch.positions, batch.segments)
+    np.testing.assert_allclose(got, module.logits(module.norm(x)), atol=1e-4)
+
+
+@pytest.mark.parametrize("made", [model, model_with_shortcuts])
 def test_cached_steps_equal_the_full_forward_pass(made):
     module, tokens = made(kv_heads=2), np.stack([document(16, 1), document(16, 2)])
     full = logits_of(module, tokens)
@@ -147,7 +165,7 @@ def test_cached_steps_equal_the_full_forward_pass(made):
     np.testing.assert_allclose(np.concatenate(got, axis=1), full, atol=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{}, {"depth": 3}, {"kv_heads": 2}, {"hidden": 40}, {"kv_heads": 2, "token_values": True}])
+@pytest.mark.parametrize("changes", [{}, {"depth": 3}, {"kv_heads": 2}, {"hidden": 40}, {"kv_heads": 2, "shortcuts": True}])
 def test_num_params_counts_the_arrays(changes):
     module = model(**changes)
     assert sum(w.size for w in nn.weights(module).values()) == module.config.num_params

@@ -77,19 +77,19 @@ def test_every_mesh_gives_one_devices_loss_and_gradient(shape):
     check_equal(loss_and_gradient(shape), loss_and_gradient((1, 1, 1, 1), 1, attention="chunks", scan=False))
 
 
-def test_a_mesh_gives_one_devices_loss_and_gradient_of_values_that_ids_bring():
-    got = loss_and_gradient(QUICK[0], token_values=True)
-    check_equal(got, loss_and_gradient((1, 1, 1, 1), 1, attention="chunks", scan=False, token_values=True))
-    assert np.abs(got[1]["blocks.1.attention.token_values"]).max() > 0
+def test_a_mesh_gives_one_devices_loss_and_gradient_of_shortcuts():
+    got = loss_and_gradient(QUICK[0], shortcuts=True)
+    check_equal(got, loss_and_gradient((1, 1, 1, 1), 1, attention="chunks", scan=False, shortcuts=True))
+    assert all(np.abs(got[1][name]).max() > 0 for name in ("blocks.1.attention.token_values", "blocks.1.again", "before"))
 
 
 def test_no_large_array_is_whole_on_every_device():
     """By accident: what a layer uses is gathered for it, but nothing is stored so, and no activation is made so."""
     shape = (1, 2, 2, 2)
-    step, state, rows = step_on(shape, token_values=True)
+    step, state, rows = step_on(shape, shortcuts=True)
     for name, leaf in {**state.weights, **{f"moment of {k}": v for k, v in state.opt_state.items()}}.items():
         if leaf.ndim > 1:
-            parts = {"K": 4, "N": 8, "F": 8, "V": 8, "Vs K": 8}[nn.axes(decoder.Decoder(dataclasses.replace(CONFIG, token_values=True), nnx.Rngs(0)))[name.removeprefix("moment of ")].replace("D", "").strip()]
+            parts = {"K": 4, "N": 8, "F": 8, "V": 8, "Vs K": 8}[nn.axes(decoder.Decoder(dataclasses.replace(CONFIG, shortcuts=True), nnx.Rngs(0)))[name.removeprefix("moment of ")].replace("D", "").strip()]
             assert leaf.addressable_shards[0].data.size * parts == leaf.size, name
     assert all(x.addressable_shards[0].data.size * 4 == x.size for x in rows)
     # The largest arrays of one device's program are its own rows' and positions' logits, cut over the vocabulary, and what

@@ -106,14 +106,14 @@ def test_a_tokenizer_of_more_bits_is_not_released(model, tmp_path):
 
 
 def test_a_file_of_before_is_read(released, tmp_path):
-    """Its scales had 32 bits, its tokenizers 16 and no scales; its settings knew no token values."""
+    """Its scales had 32 bits, its tokenizers 16 and no scales; its settings knew no shortcuts."""
     arrays, meta = files.load_arrays(released)
     older = {name: a.astype(np.float32) if name.endswith(quant.SCALE) else a for name, a in arrays.items() if name.startswith("decoder")}
     older["text"] = arrays["text"]
     for kind in ("image", "audio"):
         older |= {f"{kind}/{name}": w.astype(np.float16) for name, w in quant.under(kind, arrays).items()}
     settings = json.loads(meta["settings"])
-    del settings["task"]["model"]["token_values"]
+    del settings["task"]["model"]["shortcuts"]
     files.save_arrays(tmp_path / "older.safetensors", older, meta | {"settings": json.dumps(settings)})
     found, wanted = run.load(tmp_path / "older.safetensors"), run.load(released)
     assert all(np.array_equal(w, nn.weights(wanted.model)[name]) for name, w in nn.weights(found.model).items())

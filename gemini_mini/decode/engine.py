@@ -247,7 +247,7 @@ def place(rules: grammar.Grammar, prompts: Sequence[Int32[np.ndarray, "_"]]) -> 
 def _decode(model: decoder.Decoder, state: State, limit: Int32[Array, ""], rules: grammar.Grammar, how: How) -> State:
     """Turn until `limit` columns are written or every row is done."""
     batch = state.token.shape[0]
-    halves = state.cache[0].k.shape[0] // batch  # two with guidance
+    halves = state.cache.ids.shape[0] // batch  # two with guidance
     row_keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(how.seed), state.index)
     is_content = rules.vocab.modality_of(np.arange(rules.vocab.size)) > vocabulary.CONTROL
 

@@ -26,13 +26,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int32
 
 from gemini_mini import parallel
-from gemini_mini.model import attention, decoder
+from gemini_mini.model import decoder
+from gemini_mini.model.decoder import Cache
 
 READ_TOKENS = 256  # of each row at a time
 FEWEST_TOKENS = 32  # a short prompt is padded to 32, 64, 128, ... tokens: few shapes, few compilations
-
-Cache = tuple[attention.LayerCache, ...]
-
 
 class Prefix(NamedTuple):
     """Ids and a cache of one row that has read them."""
@@ -58,7 +56,7 @@ class Memory:
         """Remember what a row of a cache has read; shorter beginnings of it are forgotten."""
         self.prefixes = [p for p in self.prefixes if _num_common(p.tokens, tokens) < len(p.tokens)]
         self.prefixes.append(Prefix(tokens, take(cache, jnp.array([row]))))
-        while sum(p.cache[0].k.shape[1] for p in self.prefixes) > self.max_slots and len(self.prefixes) > 1:
+        while sum(p.cache.ids.shape[1] for p in self.prefixes) > self.max_slots and len(self.prefixes) > 1:
             self.prefixes.pop(0)
 
 
@@ -152,13 +150,13 @@ def _recall(found: list[Cache | None], empty: Cache) -> Cache:
     if all(cache is None for cache in found):
         return empty
     return _stack([take(empty, jnp.array([row])) if cache is None else cache for row, cache in enumerate(found)],
-                  empty[0].k.shape[1])
+                  empty.ids.shape[1])
 
 
 @functools.partial(jax.jit, static_argnames="slots")
 def _stack(caches: list[Cache], slots: int) -> Cache:
     def fit(x: Array) -> Array:
-        return jnp.pad(x[:, :slots], ((0, 0), (0, max(0, slots - x.shape[1])), (0, 0), (0, 0)))
+        return jnp.pad(x[:, :slots], ((0, 0), (0, max(0, slots - x.shape[1]))) + ((0, 0),) * (x.ndim - 2))
 
     return jax.tree.map(lambda *rows: jnp.concatenate([fit(row) for row in rows]), *caches)
 
