@@ -25,7 +25,8 @@ laptop: SIZE = laptop
 laptop: PIECES = 4096
 laptop: ROW = 512
 laptop: IMAGE = configs/image_tokenizer_laptop.py
-laptop: AUDIO = configs/audio_tokenizer.py run.steps=3000 run.max_minutes=10
+laptop: AUDIO = configs/audio_tokenizer.py run.steps=6000 run.max_minutes=15 run.products=$(PRODUCTS)
+laptop: VIEWS = --views listen
 laptop: GUIDANCE = --guidance 1.5
 demo laptop: .venv/installed
 	$(BIN)/python -m data_prep.emoji_world --size $(SIZE) --out data/$(SIZE)/world
@@ -35,7 +36,7 @@ demo laptop: .venv/installed
 	$(BIN)/python train.py $(IMAGE) task.world=data/$(SIZE)/world run.folder=runs/$(SIZE)-image run.budget=$(BUDGET)
 	$(BIN)/python train.py $(AUDIO) task.world=data/$(SIZE)/world run.folder=runs/$(SIZE)-audio run.budget=$(BUDGET)
 	$(BIN)/python -m data_prep.pack data/$(SIZE)/world --config configs/$(SIZE).py --row-tokens $(ROW) --text data/$(SIZE)/text/text.model \
-		--image runs/$(SIZE)-image/image.safetensors --audio runs/$(SIZE)-audio/audio.safetensors --out data/$(SIZE)/rows
+		--image runs/$(SIZE)-image/image.safetensors --audio runs/$(SIZE)-audio/audio.safetensors $(VIEWS) --out data/$(SIZE)/rows
 	$(BIN)/python train.py configs/$(SIZE).py run.budget=$(BUDGET) run.products=$(PRODUCTS)
 	$(BIN)/python -m gemini_mini.evals runs/$(SIZE) $(GUIDANCE)
 	$(BIN)/python -m gemini_mini.report runs/$(SIZE)

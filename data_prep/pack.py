@@ -21,7 +21,7 @@ from gemini_mini.tokenizers import bundle
 SEED = 0
 FILL = 1.05  # a long text is cut to so many more parts than rows, for its pieces are not all as short
 CHUNK = 2_048  # documents in memory at once, with their sounds
-VARIANTS = {"draw": 4, "name": 4, "interleaved": 2, "chat": 4}  # passes in new phrasings, of what is read most often; others have one
+VARIANTS = {"draw": 4, "name": 4, "listen": 2, "interleaved": 2, "chat": 4}  # passes in new phrasings, of what is read most often; others have one
 
 
 def build(
