@@ -7,7 +7,7 @@ the extra `video`) or a folder of pictures (one frame each), in any order. The a
     python sample.py runs/demo "Two ideas:" blue_cat.png "and" meow.wav clip.gif
     python sample.py runs/demo cat.png "What is it?" --greedy
     python sample.py runs/demo "Draw: fish" --num-samples 4 --seed 7 --image-size 64x32
-    python sample.py runs/demo "Draw: fish" --best-of 8 --image temperature=1,top_k=50
+    python sample.py runs/demo "Draw: fish" --best-of 8 --named fish --image temperature=1,top_k=50
     python sample.py runs/demo --interactive
     echo "Draw: fish" | python sample.py runs/demo --json
     python sample.py runs/demo --prompts prompts.jsonl > answers.jsonl
@@ -72,6 +72,7 @@ def arguments() -> argparse.Namespace:
         ("repetition-penalty", "above 1: what the answer holds already becomes less likely"),
         ("guidance", "above 1: pictures follow the words more closely, at twice the cost"),
         ("best-of", "draw N answers and give the likeliest"),
+        ("named", "with --best-of: the answer whose picture the model itself would most likely call so"),
     ):
         default = getattr(plain, name.replace("-", "_"))
         how.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default {default})")

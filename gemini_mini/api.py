@@ -6,6 +6,7 @@
     answer = model.generate(["Draw: red heart"])            # a list of parts; shows itself in Jupyter
     model.generate(["Two ideas:", "blue_cat.png", pixels], temperature=0.7, image={"temperature": 1.0})
     model.score(["cat.png", "What is it?"], ["cat", "dog"])  # an answer and its likelihood for each
+    model.generate(["Draw: cat"], best_of=8, named="cat")  # of eight the one it would itself most likely call a cat
     chat = model.chat()
     chat.send(["Draw: cat"])
     chat.send(["Now a dog."])                                # reads only what is new
@@ -28,6 +29,8 @@ from jaxtyping import Int32
 from gemini_mini import errors, run as run_lib, stream, vocab as vocabulary
 from gemini_mini.decode import engine, options as options_lib, page, prompt, reading, scoring
 from gemini_mini.tokenizers import image_io
+
+WHAT = "What is it?"  # as the worlds ask about a picture (data_prep/phrases.py)
 
 
 class Picture(stream.Image):
@@ -117,7 +120,7 @@ class Model:
             groups[which][place] = answer
             if len(groups[which]) == options.best_of:
                 answers = [groups[which][i] for i in range(options.best_of)]
-                shown[which] = self._show(answers[scoring.best(answers)])
+                shown[which] = self._show(self._best(answers, options.named))
                 if on_answer:
                     on_answer(which, shown[which])
 
@@ -132,6 +135,17 @@ class Model:
                 keep(index, answer)
         return [shown[index] for index in range(len(prompts))]
 
+    def _best(self, answers: list[engine.Answer], name: str) -> engine.Answer:
+        """The likeliest; with a name the one whose last picture, shown and asked about, is most likely called so."""
+        shown = [[part for part in self._parts(answer) if isinstance(part, stream.Grid)] for answer in answers]
+        if name and any(shown):
+            answers = [answer for answer, grids in zip(answers, shown) if grids]
+            asked, called = self._documents([WHAT])[0], stream.render(self._documents([name])[0], self._vocab)[1:-1]
+            prompts = [stream.render([stream.Role("user"), grids[-1], *asked, stream.Role("model")], self._vocab, is_prompt=True)
+                       for grids in shown if grids]
+            return answers[scoring.best(scoring.score(self.run.model, self._vocab, prompts, [called] * len(prompts)))]
+        return answers[scoring.best(answers)]
+
     @property
     def _vocab(self) -> vocabulary.Vocab:
         return self.run.tokenizers.vocab
@@ -144,8 +158,10 @@ class Model:
         return self.run.tokenizers.encode_documents([read(parts, self._patch)])
 
     def _show(self, answer: engine.Answer) -> Answer:
-        parts = stream.parse(np.append(np.int32(vocabulary.BOS), answer.tokens), self._vocab)
-        return Answer(self.run.tokenizers.decode_parts(parts), answer)
+        return Answer(self.run.tokenizers.decode_parts(self._parts(answer)), answer)
+
+    def _parts(self, answer: engine.Answer) -> list[stream.EncodedPart]:
+        return stream.parse(np.append(np.int32(vocabulary.BOS), answer.tokens), self._vocab)
 
 
 class Chat:

@@ -7,6 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from data_prep import phrases
 from gemini_mini import api, errors, stream, vocab as vocabulary
 from gemini_mini.decode import page, reading
 
@@ -66,6 +67,31 @@ def test_best_of_is_the_likeliest_of_those_samples(model, read_tokens):
     stopped = model.generate_many(prompts, lambda index, tokens: bool(heard.append((index, len(tokens))) or len(heard) == 4), best_of=2, **SHORT)
     assert sorted(heard) == [(0, 0), (0, 0), (1, 0), (1, 0)], "of drafts nothing is heard, but they can be stopped"
     assert len(stopped) == 2 and all(len(answer.tokens) <= 2 for answer in stopped)
+
+
+def test_named_is_the_picture_that_the_model_itself_would_call_so(model):
+    assert api.WHAT == phrases.NAME["en"][0]
+    vocab, encode = model.run.tokenizers.vocab, model.run.tokenizers.text.encode
+    how = {**SHORT, "modalities": ("image",)}
+    every = model.generate_many([["draw"]] * 6, **how)
+    drawn = [answer for answer in every if len(answer) == 1]
+    assert 2 < len(drawn)
+
+    def likely(answer: api.Answer) -> float:  # by a forward pass over the whole question
+        called = encode("cat") + vocab.text_start
+        ids = np.concatenate([[vocabulary.BOS, vocabulary.USER], answer.tokens[:-1], encode("What is it?") + vocab.text_start,
+                              [vocabulary.MODEL], called])
+        ids = jnp.asarray(ids[None], jnp.int32)
+        logits = np.asarray(model.run.model.logits(model.run.model(ids, jnp.arange(ids.shape[1])[None], jnp.ones_like(ids))), np.float64)[0]
+        logits[:, vocabulary.EOS] = np.logaddexp(logits[:, vocabulary.EOS], logits[:, vocabulary.USER])
+        may = [vocabulary.EOS, vocabulary.BOI, *range(vocab.text_start, vocab.image_start)]
+        return sum(logits[at - 1, ids[0, at]] - np.logaddexp.reduce(logits[at - 1, may]) for at in range(ids.shape[1] - len(called), ids.shape[1]))
+
+    best = model.generate(["draw"], best_of=6, named="cat", **how)
+    np.testing.assert_array_equal(best.tokens, max(drawn, key=likely).tokens)
+    assert best.logprob != max(answer.logprob for answer in every), "another than the likeliest"
+    words = model.generate(["draw"], best_of=2, named="cat", **{**SHORT, "modalities": ("text",)})
+    assert isinstance(words[0], stream.Text), "without a picture it is the likeliest"
 
 
 def test_a_choice_is_scored_as_it_would_be_written(model):

@@ -207,7 +207,7 @@ class Stub:
         """Falls from 6 to 3 over the context, and from 6 to 5 over a window."""
         return [6 - np.arange(700) % window_tokens / (window_tokens if window_tokens < 700 else 700 / 3) for _ in texts]
 
-    def answer(self, prompts, max_tokens, on_answers, temperature=0.0):
+    def answer(self, prompts, max_tokens, on_answers, temperature=None):
         on_answers(len(prompts))
         return [self.reply(number, prompt) for number, prompt in enumerate(prompts)]
 
@@ -767,6 +767,29 @@ def test_fid_of_the_truth_is_none(world, oracle, tmp_path, monkeypatch):
     tasks, _ = suite.run(world, oracle, task_lib.Settings(limit=60, tasks=("fid",), classifier=str(path)))
     cell = tasks["fid"]["splits"]["seen"]
     assert abs(cell["value"]) < 1e-6 and abs(cell["baseline"]) < 1e-6 < cell["chance"]
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_of_several_drawings_the_one_it_would_itself_call_so_is_judged(world, truth, is_trusted):
+    """One of eight is right, at another place for each question; asked for its name, the model knows it, or takes a wrong one."""
+    turns, wrong = collections.Counter(), [stream.Image(np.full((32, 32, 3), 7, np.uint8))] * 2
+
+    class Painter(Stub):
+        def answer(self, prompts, max_tokens, on_answers, temperature=None):
+            found = super().answer(prompts, max_tokens, on_answers)
+            assert temperature in (None, 1.0)
+            return found if temperature is None else [
+                found[i] if (i + i // 8) % 8 == 0 else wrong for i in range(len(prompts))]
+
+        def scores(self, prompts, answers):
+            turns.update(task_lib.words(p) for p in prompts)
+            assert {task_lib.words(answer) for answer in answers} <= {item.names["en"] for item in world.items}
+            return [float((task_lib.images(prompt)[0] is not wrong[0].pixels) == is_trusted) for prompt in prompts]
+
+    tasks, _ = suite.run(world, Painter(lambda _, prompt: truth[_key(prompt)]), task_lib.Settings(limit=6, tasks=("draw_chosen",)))
+    for cell in tasks["draw_chosen"]["splits"].values():
+        assert cell["value"] == is_trusted and cell["any"] == cell["baseline"] == 1 and cell["samples"] == 8
+    assert set(turns) == {"What is it?"} and set(tasks["draw_chosen"]["splits"]) >= {"seen", "test_compose"}
 
 
 def test_without_a_classifier_its_figures_are_left_out(world, oracle, capsys):

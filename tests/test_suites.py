@@ -29,7 +29,7 @@ class Known:
                  stream.Audio: lambda part: len(part.samples) // 640, stream.Role: lambda part: 1}
         return [sum(sizes[type(part)](part) for part in document) for document in documents]
 
-    def answer(self, prompts, max_tokens, on_answers, temperature=0.0):
+    def answer(self, prompts, max_tokens, on_answers, temperature=None):
         self.asked += prompts
         seen, answers = {}, []
         for prompt in prompts:

@@ -26,11 +26,14 @@ class Options:
     image_size: str = ""  # of drawn pictures, "WIDTHxHEIGHT" in pixels; empty: the model decides
     max_tokens: int = 512  # longest answer
     best_of: int = 1  # answers to draw, of which the likeliest is given
+    named: str = ""  # of them rather the one whose picture the model itself would most likely name so
     seed: int = 0  # another seed, another answer
 
     def __post_init__(self):
         if self.best_of < 1:
             raise errors.InputError(f"best_of: must be at least 1, got {self.best_of}")
+        if self.named and self.best_of == 1:
+            raise errors.InputError(f"named: chooses among several answers; set best_of to 2 or more with it, got {self.named!r} and 1")
         if not self.modalities or not set(self.modalities) <= set(MODALITIES):
             raise errors.InputError(f"modalities: must be some of {', '.join(MODALITIES)}, "
                                     f"got {', '.join(self.modalities)!r}")

@@ -49,9 +49,9 @@ class Answerer(Protocol):
         """How many ids it takes to write each document."""
 
     def answer(
-        self, prompts: Sequence[stream.Document], max_tokens: int, on_answers: Callable[[int], None], temperature: float = 0.0
+        self, prompts: Sequence[stream.Document], max_tokens: int, on_answers: Callable[[int], None], temperature: float | None = None
     ) -> list[stream.Document]:
-        """An answer to each prompt, text at `temperature`; `on_answers(n)` is called when n more are there."""
+        """An answer to each prompt, text and pictures at `temperature` where it is given; `on_answers(n)` is called when n more are there."""
 
     def scores(self, prompts: Sequence[stream.Document], answers: Sequence[stream.Document]) -> list[float]:
         """Log-likelihood of each answer after its prompt, its end not counted."""
@@ -97,11 +97,11 @@ class RunAnswerer:
         return [len(ids) - 1 for ids in self._render(documents, is_prompt=False)]  # BOS is the prompt's
 
     def answer(
-        self, prompts: Sequence[stream.Document], max_tokens: int, on_answers: Callable[[int], None], temperature: float = 0.0
+        self, prompts: Sequence[stream.Document], max_tokens: int, on_answers: Callable[[int], None], temperature: float | None = None
     ) -> list[stream.Document]:
         tokenizers, ids = self.run.tokenizers, self._render(prompts, is_prompt=True)
         settings = engine.Settings(
-            text=sampling.Sampling(temperature), image=sampling.Sampling(self.temperature), guidance=self.guidance,
+            text=sampling.Sampling(temperature or 0.0), image=sampling.Sampling(self.temperature if temperature is None else temperature), guidance=self.guidance,
             rules=grammar.Rules(), max_tokens=max_tokens, seed=self.seed, batch_rows=self.batch_rows)
         answers: dict[int, list[stream.EncodedPart]] = {}
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))

@@ -106,7 +106,7 @@ class Task:
 
     def find(self, exam: Exam) -> dict:
         """Ask all splits at once; judge model and baseline alike. Returns JSON values."""
-        columns, is_ratio = self._columns(exam), self.is_error or bool(self.unit)
+        columns, is_ratio = self.columns(exam), self.is_error or bool(self.unit)
         examples = [example for found in columns.values() for example in found]
         prompts = answers = judged = easy = common = []
         if examples:
@@ -133,7 +133,7 @@ class Task:
         return {"baseline_title": self.baseline_title, "is_error": self.is_error,
                 "unit": self.unit or ("character error rate" if self.is_error else "accuracy"), "splits": splits}
 
-    def _columns(self, exam: Exam) -> dict[str, list[Example]]:
+    def columns(self, exam: Exam) -> dict[str, list[Example]]:
         """The examples of each split: the first of documents.py's hash order, a fair sample."""
         limit = math.ceil(exam.settings.limit * self.share)
         columns: dict[str, list[Example]] = {}

@@ -28,9 +28,9 @@ def voices(world: emoji_world.World, limit: int) -> dict[str, list[questions.Exa
 class Transcription(task.Task):
     """Languages together, but each whose words are not split: valid and valid_zh."""
 
-    def _columns(self, exam: task.Exam) -> dict[str, list[questions.Example]]:
+    def columns(self, exam: task.Exam) -> dict[str, list[questions.Example]]:
         columns: dict[str, list[questions.Example]] = {}
-        for split, found in super()._columns(exam).items():
+        for split, found in super().columns(exam).items():
             for example in found:
                 columns.setdefault(f"{split}_{example.lang}" if scores.is_unsplit(example) else split, []).append(example)
         return columns

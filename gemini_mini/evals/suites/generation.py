@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gemini_mini import stream
+from data_prep import phrases, questions
+from gemini_mini import progress, stream
 from gemini_mini.evals import baselines, classifier, judges, pictures, task
 
 NUM_RECONSTRUCTED = 24
+SAMPLES, TEMPERATURE = 8, 1.0  # drawings to choose from
 
 
 def _reconstruct(exam: task.Exam) -> dict:
@@ -40,6 +42,31 @@ def _reconstruct(exam: task.Exam) -> dict:
                          for a, b, j in zip(real, kept, judged)]}
     return {"is_error": False, "unit": "PSNR, dB",
             "baseline_title": "each patch as its mean colour", "splits": splits}
+
+
+def _chosen(exam: task.Exam) -> dict:
+    """name -> picture, drawn several times; judged is the one that the model itself would most likely call by its name."""
+    english = dataclasses.replace(DRAW, languages="en")
+    columns, once, splits = english.columns(exam), english.find(exam)["splits"], {}
+    with progress.bar("draw_chosen", SAMPLES * sum(map(len, columns.values())), "drawings") as bar:
+        for split, examples in columns.items():
+            room = max(exam.model.lengths([e.answer for e in examples])) + task.ROOM_TOKENS
+            drawn = exam.model.answer([e.prompt for e in examples for _ in range(SAMPLES)], room, bar.advance, TEMPERATURE)
+            names = [[stream.Text(exam.world.items[e.item].names["en"])] for e in examples for _ in range(SAMPLES)]
+            asked = [[questions.USER, *map(stream.Image, task.images(answer)), stream.Text(phrases.NAME["en"][0]), questions.MODEL]
+                     for answer in drawn]
+            likely = np.reshape(exam.model.scores(asked, names), (len(examples), SAMPLES))
+            answers = [drawn[SAMPLES * i + which] for i, which in enumerate(np.argmax(likely, axis=1))]
+            context = task.Context(exam.world, [], exam.gallery)
+            judged = judges.is_drawn(context, examples, answers)
+            splits[split] = {
+                **task.cell(judged, False, DRAW.chance(context, examples), once[split]["value"], task.in_words(examples[0].prompt),
+                            sampling=f"{SAMPLES} drawings at temperature {TEMPERATURE:g} and guidance {exam.settings.guidance:g}", samples=SAMPLES,
+                            about=[e.item for e in examples]),
+                "any": float(np.mean([any(j.score for j in judges.is_drawn(context, [e] * SAMPLES, drawn[SAMPLES * i :][:SAMPLES]))
+                                      for i, e in enumerate(examples)])),
+                "examples": [task.answered(exam.album, e, a, j, False) for e, a, j in zip(examples, answers, judged, strict=True)]}
+    return {"is_error": False, "unit": "accuracy", "splits": splits, "baseline_title": "its drawing of the likeliest codes"}
 
 
 def _recognised(exam: task.Exam) -> dict:
@@ -101,6 +128,7 @@ DRAW = task.Task("draw", "name → picture", judges.is_drawn, baselines.one_in_p
 
 SUITE = task.Suite("pictures drawn", (
     DRAW,
+    task.Measure("draw_chosen", "name → picture, of eight the one it would itself call so", _chosen),
     task.Measure("draw_recognised", "name → picture, judged by the classifier", _recognised),
     task.Measure("fid", "name → picture, Fréchet distance on the classifier's features", _fid),
     task.Task("analogy", "pictures alone → picture, with no words", judges.is_drawn, baselines.one_in_pictures,
