@@ -62,12 +62,12 @@ own: .venv/installed
 	$(BIN)/python train.py configs/own.py run.budget=$(BUDGET) run.products=$(PRODUCTS)
 	@echo 'done: $(BIN)/python sample.py runs/own PICTURE "What is it?" (data/own/world/report.txt names what it has never seen)'
 
-# The classifier judges drawings in the suite `generation`; text_alone trains a second run, of text and nothing else.
+# The classifier judges drawings in the suite `generation`; alone trains a second run, of text and nothing else.
 suites: .venv/installed
 	$(BIN)/python train.py configs/picture_classifier.py task.world=data/$(RUN)/world run.folder=runs/$(RUN)-classifier run.budget=$(BUDGET)
 	$(BIN)/python -m gemini_mini.evals runs/$(RUN) --suite all $(if $(filter laptop,$(RUN)),--guidance 1.5)
 	$(BIN)/python -m gemini_mini.evals.scan runs/$(RUN)
-	$(BIN)/python -m gemini_mini.text_alone runs/$(RUN)
+	$(BIN)/python -m gemini_mini.alone runs/$(RUN)
 
 # Most of the time of the fast tests is compiling: without XLA's optimizations it is less than half (tests/conftest.py). The slow ones have them.
 test: .venv/installed

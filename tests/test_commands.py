@@ -20,7 +20,7 @@ READ = (  # BAD is missing, or a file of no kind that is read here; what stands 
     "data_prep.pack WORLD --text TOKENIZERS/text.model --image TOKENIZERS/image.safetensors --audio BAD --out NEW",
     "gemini_mini.evals.__main__ BAD", "gemini_mini.evals.__main__ RUN --world BAD", "gemini_mini.evals.__main__ RUN --classifier BAD",
     "gemini_mini.evals.scan BAD", "gemini_mini.evals.harness RUN --tasks x --include BAD", "gemini_mini.report BAD",
-    "gemini_mini.release BAD --out NEW.safetensors", "gemini_mini.replay BAD --step 3", "gemini_mini.text_alone BAD",
+    "gemini_mini.release BAD --out NEW.safetensors", "gemini_mini.replay BAD --step 3", "gemini_mini.alone BAD",
     "gemini_mini.ablate BAD", "gemini_mini.supervise BAD", "gemini_mini.plan.__main__ BAD --plan v5e:4x4",
     "gemini_mini.serve.__main__ BAD --port 0", "gemini_mini.tokenizers.__main__ report BAD",
     "gemini_mini.tokenizers.audio listen BAD NEW.wav --run RUN", "gemini_mini.tokenizers.audio listen BAD.wav NEW.wav --run BAD",

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import events
-from gemini_mini import config, errors, files, nn, parallel, release, run, stream, text_alone, vocab as vocabulary
+from gemini_mini import alone as alone_lib, config, errors, files, nn, parallel, release, run, stream, vocab as vocabulary
 from gemini_mini.data import mixture, packing, rows
 from gemini_mini.decode import engine, grammar, sampling
 from gemini_mini.evals import album
@@ -345,7 +345,7 @@ def test_a_run_begins_with_the_weights_of_another(trained, world, tmp_path):
         dataclasses.replace(longer, start_from=str(tmp_path)).init(nnx.Rngs(1))
 
 
-def test_text_alone_reads_the_text_that_the_whole_run_reads(world, tmp_path):
+def test_a_run_alone_reads_what_the_whole_run_reads_of_it(world, tmp_path):
     (tmp_path / "c.py").write_text(f"""
 import dataclasses, test_pretrain
 from pathlib import Path
@@ -358,25 +358,31 @@ def config():
 """)
     whole = config.load(str(tmp_path / "c.py"), ["run.steps=40", "run.seed=3"])
     files.write_json(tmp_path / "run" / "run.json", {"steps": 40, "settings": config.to_json(whole)})
-    alone = text_alone.of_run(tmp_path / "run")
-    assert alone.task.text_sources == ("words",) and alone.run.folder == f"{tmp_path}/run-text"
+    alone = alone_lib.of_run(tmp_path / "run")
+    assert alone.task.sources == ("words",) and alone.run.folder == f"{tmp_path}/run-text"
     rows = lambda e, steps: np.concatenate([e.task.batches(steps, e.run.seed)(step).tokens for step in range(steps)])
     read = rows(whole, 40)
     words = read[~(whole.task.vocab.modality_of(read) == vocabulary.IMAGE).any(axis=1)]
     assert alone.run.steps == len(words) // 8 > 8
     np.testing.assert_array_equal(rows(alone, alone.run.steps), words[: alone.run.steps * 8])
     for folder, loss in (("run", 2.0), ("run-text", 1.5)):
-        files.write_json(tmp_path / folder / "done.json", {"valid/words/loss/text": loss, "valid/draw/loss/text": 9.0})
-    assert text_alone.compare(tmp_path / "run", alone) == [("words", 2.0, 1.5)]
+        files.write_json(tmp_path / folder / "done.json", {"valid/words/loss": loss, "valid/words/loss/text": 8.0, "valid/draw/loss": 9.0, "valid/draw_compose/loss": 2 * loss})
+    assert alone_lib.compare(tmp_path / "run", alone) == [("words", 2.0, 1.5)]
+    drawing = alone_lib.of_run(tmp_path / "run", ["draw"])
+    assert drawing.run.folder == f"{tmp_path}/run-draw" and drawing.run.steps == (320 - len(words)) // 8
+    files.write_json(tmp_path / "run-draw" / "done.json", {"valid/words/loss": 7.0, "valid/draw/loss": 1.0, "valid/draw_compose/loss": 2.5})
+    assert alone_lib.compare(tmp_path / "run", drawing) == [("draw", 9.0, 1.0), ("draw_compose", 4.0, 2.5)]
+    with pytest.raises(errors.InputError, match="--sources: must be some of .*words.*, got dram"):
+        alone_lib.of_run(tmp_path / "run", ["dram"])
     with pytest.raises(errors.InputError, match="no batch of text alone"):
         files.write_json(tmp_path / "run" / "run.json", {"steps": 3, "settings": config.to_json(whole)})
-        text_alone.of_run(tmp_path / "run")
+        alone_lib.of_run(tmp_path / "run")
     with pytest.raises(errors.InputError, match="c.py has changed since"):
         files.write_json(tmp_path / "run" / "run.json", {"steps": 40, "settings": config.to_json(whole) | {"task": {}}})
-        text_alone.of_run(tmp_path / "run")
+        alone_lib.of_run(tmp_path / "run")
     with pytest.raises(errors.InputError, match="must be a decoder's run"):
         files.write_json(tmp_path / "run" / "run.json", {"steps": 3, "settings": {"source": ["configs/image_tokenizer.py"]}})
-        text_alone.of_run(tmp_path / "run")
+        alone_lib.of_run(tmp_path / "run")
 
 
 def test_rows_longer_than_the_context_are_refused(world, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "memory"}, {"files", "progress"}, {"vocab", "parallel"}, {"matmul"}, {"quant"}, {"stream", "nn"}, {"tokenizers"}, {"data", "model"},
-    {"train", "decode"}, {"evals"}, {"tasks"}, {"config"}, {"run", "replay", "supervise", "text_alone"}, {"api"}, {"talk", "serve"}, {"report"},
+    {"train", "decode"}, {"evals"}, {"tasks"}, {"config"}, {"run", "replay", "supervise", "alone"}, {"api"}, {"talk", "serve"}, {"report"},
     {"cards", "plan", "release", "ablate"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
