@@ -26,6 +26,7 @@ from sklearn import neural_network
 from benchmarks import image_prior
 from data_prep import emoji_world
 from gemini_mini import errors
+from gemini_mini.evals.pictures import psnr
 from gemini_mini.tasks import image_tokenizer as task
 from gemini_mini.tokenizers import image
 
@@ -63,23 +64,23 @@ def bytes_needed(picture: np.ndarray, wanted_db: float, kind: str, options: dict
     while low < high:
         middle = (low + high) // 2
         drawn = np.asarray(Image.open(io.BytesIO(encoded(picture, kind, options, middle))).convert("RGB"))
-        low, high = (low, middle) if task.psnr(picture, drawn) >= wanted_db else (middle + 1, high)
+        low, high = (low, middle) if psnr(picture, drawn) >= wanted_db else (middle + 1, high)
     white = np.full_like(picture, 255)
     return len(encoded(picture, kind, options, low)) - len(encoded(white, kind, options, low))
 
 
 def quality(name: str, pictures: np.ndarray, drawn: np.ndarray) -> None:
     """Print PSNR over all pixels, its mean over pictures, and SSIM (7 × 7 windows)."""
-    each = [task.psnr(*pair) for pair in zip(pictures, drawn, strict=True)]
+    each = [psnr(*pair) for pair in zip(pictures, drawn, strict=True)]
     similar = [metrics.structural_similarity(*pair, channel_axis=-1, data_range=255)
                for pair in zip(pictures, drawn, strict=True)]
-    print(f"{name}: n {len(pictures)}, PSNR {task.psnr(pictures, drawn):.2f} dB over all pixels, {np.mean(each):.2f} "
+    print(f"{name}: n {len(pictures)}, PSNR {psnr(pictures, drawn):.2f} dB over all pixels, {np.mean(each):.2f} "
           f"as the mean of pictures, SSIM {np.mean(similar):.3f}")
 
 
 def codecs(name: str, pictures: np.ndarray, drawn: np.ndarray, our_bytes: float, coded: float) -> None:
     """Print the bytes each codec needs, mean over pictures, and how the best of them compares with ours."""
-    wanted = [task.psnr(*pair) for pair in zip(pictures, drawn, strict=True)]
+    wanted = [psnr(*pair) for pair in zip(pictures, drawn, strict=True)]
     sizes = {codec: np.array([bytes_needed(picture, db, *how) for picture, db in zip(pictures, wanted, strict=True)])
              for codec, how in CODECS.items()}
     best = np.min(list(sizes.values()), axis=0)

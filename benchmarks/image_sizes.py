@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import products
 from data_prep import emoji_world, pictures
 from gemini_mini import errors, nn
-from gemini_mini.tasks import image_tokenizer as task
+from gemini_mini.evals.pictures import psnr
 from gemini_mini.tokenizers import image
 
 SIZES = (16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128)
@@ -55,10 +55,10 @@ def main() -> None:
     rows = world.items_in(args.split)
     for size in SIZES:
         originals = np.stack([pictures.render(world.items[row].chars, size) for row in rows])
-        print(f"{size} × {size}: {task.psnr(originals, again(tokenizer, originals)):.2f} dB")
+        print(f"{size} × {size}: {psnr(originals, again(tokenizer, originals)):.2f} dB")
     paired = np.asarray(world.pictures[rows[: len(rows) // 2 * 2]])
     paired = np.concatenate([paired[::2], paired[1::2]], axis=1)
-    print(f"64 × 32: {task.psnr(paired, again(tokenizer, paired)):.2f} dB (n {len(rows)})")
+    print(f"64 × 32: {psnr(paired, again(tokenizer, paired)):.2f} dB (n {len(rows)})")
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def test_size_counts_the_embedding(world, tokenizer):
     mixed = text_pieces.Mix({"names": ["ab cd"]}, {"names": 1.0}, 0.5)
     size = text_pieces.size_of(tokenizer, mixed, 4, 64, 768)
     rows = -(-(44 + 1200 + 768) // 128) * 128
-    assert size.embedding_params == rows * 256 < size.params
+    assert size.embedding_params == rows * (256 + 4 * 64) < size.params
     per_id = size.flops / (len(tokenizer.encode("ab cd")) / 5 + 0.5)
     assert size.embedding_flops_share == pytest.approx(6 * rows * 256 / per_id)
 

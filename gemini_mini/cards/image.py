@@ -24,7 +24,7 @@ def make(tokenizer: image.ImageTokenizer, world: emoji_world.World) -> card.Card
         again = image.decode_many(tokenizer, codes)
         here = np.bincount(codes.ravel(), minlength=len(counts))
         counts += here * (split == "train")
-        rows.append([name, str(len(real)), f"{mean_psnr(real, again):.2f}", f"{pictures.ssim(real, again).mean():.3f}",
+        rows.append([name, str(len(real)), f"{pictures.psnr(real, again):.2f}", f"{pictures.ssim(real, again).mean():.3f}",
                      f"{np.count_nonzero(here)}", f"{card.perplexity(here):.0f}"])
         sheets.append((f"Original above, its codes below: {name}", _sheet(real, again, codes)))
     patch, size = tokenizer.config.patch, world.pictures.shape[1]
@@ -37,11 +37,6 @@ def make(tokenizer: image.ImageTokenizer, world: emoji_world.World) -> card.Card
                      [("Use of the codes", card.usage_chart(counts, "codes of pictures seen")), *sheets])
 
 
-def mean_psnr(real: UInt8[np.ndarray, "B height width 3"], again: UInt8[np.ndarray, "B height width 3"]) -> float:
-    """dB of one mean squared error over all pictures, as in training."""
-    return float(10 * np.log10(255**2 / np.mean((real.astype(np.float64) - again) ** 2).clip(1e-9)))
-
-
 def _sheet(
     real: UInt8[np.ndarray, "B height width 3"], again: UInt8[np.ndarray, "B height width 3"], codes: Int32[np.ndarray, "B Y X"]
 ) -> str:
@@ -49,4 +44,4 @@ def _sheet(
     shown = np.unique(np.linspace(0, len(real) - 1, NUM_SHOWN).round().astype(int))
     return "".join(page.figure(
         page.picture(np.concatenate([real[i], again[i]]), "original and reconstruction", SHOWN_WIDTH),
-        f"{mean_psnr(real[i : i + 1], again[i : i + 1]):.1f} dB, {len(np.unique(codes[i]))} codes") for i in shown)
+        f"{pictures.psnr(real[i : i + 1], again[i : i + 1]):.1f} dB, {len(np.unique(codes[i]))} codes") for i in shown)

@@ -53,8 +53,8 @@ def nearest_colour(
     return int(np.argmin(np.sum((colours - fill_colour(pixels)) ** 2, axis=1)))
 
 
-def psnr(a: UInt8[np.ndarray, "height width 3"], b: UInt8[np.ndarray, "height width 3"]) -> float:
-    """Peak signal-to-noise ratio in dB; 100 for equal pictures."""
+def psnr(a: UInt8[np.ndarray, "*n height width 3"], b: UInt8[np.ndarray, "*n height width 3"]) -> float:
+    """Peak signal-to-noise ratio in dB, 10 log10(255² / mean squared error), of one error over all pictures; 100 for equal ones."""
     error = np.mean((a.astype(np.float64) - b) ** 2)
     return float(min(100.0, 10 * np.log10(255**2 / error))) if error else 100.0
 

@@ -68,7 +68,7 @@ class Size(NamedTuple):
 
     pieces: int
     pieces_per_byte: float
-    embedding_params: int
+    embedding_params: int  # of the embedding, and of the values that ids bring to each block
     params: int
     embedding_flops_share: float
     flops: float  # to train on a byte of text and on what stands beside it
@@ -87,7 +87,7 @@ def size_of(tokenizer: text.TextTokenizer, mixed: Mix, depth: int, aspect: int, 
     """What this vocabulary costs a decoder of that size, with so many codes of images and sounds in the id space beside it."""
     pieces_per_byte = mixed.pieces_per_byte(tokenizer)
     vocab = vocabulary.Vocab(tokenizer.num_pieces, num_codes, 0, "")
-    config = decoder.DecoderConfig(vocab_size=vocab.size, depth=depth, aspect=aspect)
+    config = decoder.DecoderConfig(vocab_size=vocab.size, depth=depth, aspect=aspect, shortcuts=True)
     embedding, flops = vocab.size * config.width, config.flops_per_token(ROW_TOKENS)
-    return Size(tokenizer.num_pieces, pieces_per_byte, embedding, config.num_params, 6 * embedding / flops,
+    return Size(tokenizer.num_pieces, pieces_per_byte, embedding + config.num_token_values, config.num_params, 6 * embedding / flops,
                 flops * (pieces_per_byte + mixed.other_ids_per_byte))

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray, UInt8
 from PIL import Image
 
 from gemini_mini import errors, files, nn
+from gemini_mini.evals.pictures import psnr
 from gemini_mini.tokenizers import image
 from gemini_mini.train import hosts
 
@@ -218,12 +219,6 @@ def collage(
         side = min(size - down if top else down, size - right if left else right)
         sheet[top : top + side, left : left + side] = Image.fromarray(picture).resize((side, side), Image.Resampling.BOX)
     return sheet
-
-
-def psnr(pictures: UInt8[np.ndarray, "..."], drawn: UInt8[np.ndarray, "..."]) -> float:
-    """10 log10(255² / mean squared error), one error over all pictures."""
-    error = np.mean((pictures.astype(np.float64) - drawn) ** 2)
-    return float(10 * np.log10(255**2 / max(error, 1e-9)))
 
 
 def entropy_bits(counts: np.ndarray) -> float:
