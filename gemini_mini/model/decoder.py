@@ -85,18 +85,18 @@ class Block(nnx.Module):
 
     def __call__(self, x: Float[Array, "B T D"], first: Float[Array, "B T D"], tokens: Int[Array, "B T"], turns: nn.Turns,
                  segments: Int[Array, "B T"]):
-        x = self._with_first(x, first)
+        x = self.entering(x, first)
         x = x + self.attention(self.attention_norm(x), tokens, turns, segments)
         return x + self.mlp(self.mlp_norm(x))
 
     def step(self, x: Float[Array, "B T D"], first: Float[Array, "B T D"], tokens: Int[Array, "B T"], positions: Int[Array, "B T"],
              turns: nn.Turns, cache: attention.LayerCache):
-        x = self._with_first(x, first)
+        x = self.entering(x, first)
         mixed, cache = self.attention.step(self.attention_norm(x), tokens, positions, turns, cache)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), cache
 
-    def _with_first(self, x: Float[Array, "B T D"], first: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def entering(self, x: Float[Array, "B T D"], first: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """With what entered the first block, where there are shortcuts."""
         return self.kept[...].astype(x.dtype) * x + self.again[...].astype(x.dtype) * first if hasattr(self, "again") else x
 
@@ -131,7 +131,7 @@ class Decoder(nnx.Module):
         before = jnp.pad(tokens, ((0, 0), (1, 0)))[:, :-1]
         if parallel.context_size() > 1:
             tokens, before, positions, segments = map(ring.to_zigzag, (tokens, before, positions, segments))
-        x, turns = parallel.rows(self._embed(tokens, before, positions)), self.turns(positions)
+        x, turns = parallel.rows(self.enter(tokens, before, positions)), self.turns(positions)
         if self.config.scan:
             x = self._scan(x, tokens, turns, segments)
         else:
@@ -170,7 +170,7 @@ class Decoder(nnx.Module):
         """
         row = jnp.arange(len(tokens))[:, None]
         ids = cache.ids.at[row, positions].set(tokens)
-        first, turns, new = self._embed(tokens, ids[row, positions - 1], positions), self.turns(positions), []
+        first, turns, new = self.enter(tokens, ids[row, positions - 1], positions), self.turns(positions), []
         x = first
         for block, layer in zip(self.blocks, cache.blocks, strict=True):
             x, layer = _step(block, x, first, tokens, positions, turns, layer)
@@ -184,7 +184,7 @@ class Decoder(nnx.Module):
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         return logits(self.embed[...], hidden)
 
-    def _embed(self, tokens: Int[Array, "B T"], before: Int[Array, "B T"], positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    def enter(self, tokens: Int[Array, "B T"], before: Int[Array, "B T"], positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """What enters the first block; a document's first id has none before it."""
         x = nn.embedded(self.embed, tokens, self.dtype)
         if not self.config.shortcuts:
