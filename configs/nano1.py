@@ -1,7 +1,7 @@
 """Nano-1 at the report's size, 1.8 billion parameters. On a laptop it only ever takes shape.
 
     python train.py configs/nano1.py --plan v5e:4x4    what a step needs on 16 chips, without them
-    python train.py configs/nano1.py                    on those chips, rows packed as the README's "On a pod" shows
+    python train.py configs/nano1.py                    on those chips, rows packed as the README's "On a TPU" shows
 
 Fact: Nano-1 has 1.8B parameters and multi-query attention over 32k positions (Gemini report, section 2).
 """

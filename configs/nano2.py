@@ -1,7 +1,7 @@
 """Nano-2 at the report's size, 3.25 billion parameters. On a laptop it only ever takes shape.
 
     python train.py configs/nano2.py --plan v5e:16x16    what a step needs on 256 chips, without them
-    python train.py configs/nano2.py                    on those chips, rows packed as the README's "On a pod" shows
+    python train.py configs/nano2.py                    on those chips, rows packed as the README's "On a TPU" shows
 
 Fact: Nano-2 has 3.25B parameters and multi-query attention over 32k positions (Gemini report, section 2).
 """
