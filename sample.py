@@ -94,6 +94,8 @@ def main() -> None:
         raise errors.InputError(f"--num-samples: must be at least 1, got {args.num_samples}")
     if bool(args.parts) + args.interactive + bool(args.prompts) > 1:
         raise errors.InputError("PART, --interactive and --prompts: only one of them can say what to answer")
+    if args.named and args.prompts:
+        raise errors.InputError("--named: is for one prompt; leave it out of --prompts")
     if args.num_samples > 1 and (args.interactive or args.prompts):
         raise errors.InputError("--num-samples: is for one prompt; leave it out, or repeat the lines of --prompts")
     words = args.parts

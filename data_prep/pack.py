@@ -34,7 +34,7 @@ def build(
     """
     tokenizers = bundle.load(*tokenizer_paths)
     inputs = {"world": files.built_key(world_folder), "vocabulary": tokenizers.vocab.fingerprint,
-              "row_tokens": row_tokens, "sources": sorted(names), "varied": sorted(varied),
+              "row_tokens": row_tokens, "sources": sorted(names), "varied": sorted(varied), "passes": VARIANTS,
               "code": files.code_hash(documents, *documents.MODULES, own_documents, rows, stream, views)}
 
     def make(folder: Path) -> None:

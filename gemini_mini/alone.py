@@ -69,6 +69,8 @@ def of_run(run_folder: Path, only: Sequence[str] = ()) -> config.Experiment:
         raise errors.InputError(f"{run_folder}: {path} has changed since, or this version has other settings, so the two could not be "
                                 "compared; bring back what it was, or train it again")
     values = {field.name: getattr(whole.task, field.name) for field in dataclasses.fields(whole.task)}
+    if whole.task.start_from:
+        raise errors.InputError(f"{run_folder}: goes on from the weights of {whole.task.start_from}, which have read more; ask for a run that began with none")
     task = Alone(**values, whole_steps=started["steps"], only=tuple(only))
     steps = len(task.dealt(whole.run.seed)) // task.batch_rows
     if not steps:
@@ -92,6 +94,8 @@ def main() -> None:
     parser.add_argument("--sources", nargs="+", default=(), metavar="NAME", help="what it reads (default: the sources of text alone)")
     args = parser.parse_args()
     alone = of_run(args.run, args.sources)
+    if not (args.run / "done.json").is_file():
+        raise errors.InputError(f"{args.run}: has not finished, so nothing can be compared; run its training command again first")
     print(f"{alone.run.folder}: {alone.run.steps} steps over {', '.join(alone.task.sources)}")
     loop.run(alone.task, alone.optim, alone.run, config.to_json(alone))
     found = compare(args.run, alone)

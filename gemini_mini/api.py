@@ -113,14 +113,14 @@ class Model:
         run_lib.check_guidance(self.run, options.guidance)
         groups: list[dict[int, engine.Answer]] = [{} for _ in prompts]
         shown: dict[int, Answer] = {}
+        name = self._name(options, prompts)
 
         def keep(index: int, answer: engine.Answer) -> None:
             """Show the best of a prompt's answers once all of them are there."""
             which, place = divmod(index, options.best_of)
             groups[which][place] = answer
             if len(groups[which]) == options.best_of:
-                answers = [groups[which][i] for i in range(options.best_of)]
-                shown[which] = self._show(self._best(answers, options.named))
+                shown[which] = self._best([self._show(groups[which][i]) for i in range(options.best_of)], name)
                 if on_answer:
                     on_answer(which, shown[which])
 
@@ -135,16 +135,26 @@ class Model:
                 keep(index, answer)
         return [shown[index] for index in range(len(prompts))]
 
-    def _best(self, answers: list[engine.Answer], name: str) -> engine.Answer:
-        """The likeliest; with a name the one whose last picture, shown and asked about, is most likely called so."""
-        shown = [[part for part in self._parts(answer) if isinstance(part, stream.Grid)] for answer in answers]
-        if name and any(shown):
-            answers = [answer for answer, grids in zip(answers, shown) if grids]
-            asked, called = self._documents([WHAT])[0], stream.render(self._documents([name])[0], self._vocab)[1:-1]
-            prompts = [stream.render([stream.Role("user"), grids[-1], *asked, stream.Role("model")], self._vocab, is_prompt=True)
-                       for grids in shown if grids]
-            return answers[scoring.best(scoring.score(self.run.model, self._vocab, prompts, [called] * len(prompts)))]
-        return answers[scoring.best(answers)]
+    def _best(self, answers: list[Answer], name: Int32[np.ndarray, "T"]) -> Answer:
+        """The likeliest; with a name the one whose last picture, shown and asked about, is most likely called so and no more."""
+        drawn = [(answer, pictures[-1]) for answer in answers if (pictures := [part for part in answer if isinstance(part, Picture)])]
+        if not len(name) or not drawn:
+            return max(answers, key=lambda answer: answer.logprob)
+        drawn += drawn[-1:] * (len(answers) - len(drawn))  # as many each time: one compiled program serves them all
+        prompts = [self.encode([picture, WHAT]) for _, picture in drawn]
+        likely = [scored.logprob for scored in scoring.score(self.run.model, self._vocab, prompts, [name] * len(drawn))]
+        return drawn[int(np.argmax(likely))][0]
+
+    def _name(self, options: options_lib.Options, prompts: Sequence[Int32[np.ndarray, "_"]]) -> Int32[np.ndarray, "T"]:
+        """The ids of `named` as an answer, none without. Raises: InputError when it cannot choose."""
+        if not options.named:
+            return np.zeros(0, np.int32)
+        name = stream.render(self._documents([stream.Text(options.named)])[0], self._vocab)[1:]
+        if len(name) > self.run.model.config.context_tokens // 4:
+            raise errors.InputError(f"named: must be a name, at most {self.run.model.config.context_tokens // 4} ids, got {len(name)}")
+        if len({prompt.tobytes() for prompt in prompts}) > 1:
+            raise errors.InputError(f"named: is of one prompt, got {len(prompts)}; ask them one by one")
+        return name
 
     @property
     def _vocab(self) -> vocabulary.Vocab:
@@ -158,10 +168,8 @@ class Model:
         return self.run.tokenizers.encode_documents([read(parts, self._patch)])
 
     def _show(self, answer: engine.Answer) -> Answer:
-        return Answer(self.run.tokenizers.decode_parts(self._parts(answer)), answer)
-
-    def _parts(self, answer: engine.Answer) -> list[stream.EncodedPart]:
-        return stream.parse(np.append(np.int32(vocabulary.BOS), answer.tokens), self._vocab)
+        parts = stream.parse(np.append(np.int32(vocabulary.BOS), answer.tokens), self._vocab)
+        return Answer(self.run.tokenizers.decode_parts(parts), answer)
 
 
 class Chat:

@@ -120,7 +120,7 @@ def card(
 
 
 def _protocol(detail: dict, half: str) -> str:
-    return " ".join([*task_lib.protocols(detail), f"One sample, no examples in the prompt; {half}. An interval takes questions about one thing as one."])
+    return " ".join([*task_lib.protocols(detail), f"No examples in the prompt, and one sample where none is said; {half}. An interval takes questions about one thing as one."])
 
 
 def _table(tasks: dict) -> list[str]:

@@ -362,7 +362,7 @@ def _plain(prompt, truth, answer, example) -> str:
 
 
 _CONTENT: dict[str, Callable[[stream.Document, stream.Document, stream.Document, Example], str]] = {
-    "draw": _drawing, "speech_draw": _drawing, "name": _picture_named, "digits": _picture_named, "listen": _heard,
+    "draw": _drawing, "draw_chosen": _drawing, "speech_draw": _drawing, "name": _picture_named, "digits": _picture_named, "listen": _heard,
     "motion": _watched, "one_shot": _conversation, "interleaved": _conversation, "chat": _conversation, "pictures": _kept,
 }
 

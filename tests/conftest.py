@@ -17,6 +17,7 @@ jaxtyping.install_import_hook("gemini_mini", "beartype.beartype")
 
 import dataclasses  # noqa: E402
 
+import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from flax import nnx  # noqa: E402
@@ -29,6 +30,14 @@ from gemini_mini.model import decoder  # noqa: E402
 from gemini_mini.tokenizers import audio, bundle, image, text  # noqa: E402
 
 
+def with_shortcuts(made: decoder.Decoder) -> decoder.Decoder:
+    """The same weights, but that what begins at nothing, or at one, is filled."""
+    rng, sizes = np.random.default_rng(0), {"token_values": nn.EMBED_STD, "again": 1, "kept": 1, "before": 1}
+    filled = {name: jnp.array(rng.normal(0, sizes[name.split(".")[-1]], w.shape), jnp.float32)
+              for name, w in nn.weights(made).items() if name.split(".")[-1] in sizes}
+    return nn.with_weights(made, nn.weights(made) | filled)
+
+
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory):
     """A run with random weights: it answers nonsense, but by the whole path."""
@@ -39,8 +48,8 @@ def run_folder(tmp_path_factory):
     audio.save(audio.AudioTokenizer(
         audio.AudioTokenizerConfig(width=16, heads=2, layers=1, hidden=16, num_codes=8), nnx.Rngs(0)), names[2])
     vocab = bundle.load(*names).vocab
-    settings = decoder.DecoderConfig(depth=1, aspect=32, head_dim=16, context_tokens=128)
-    model = decoder.Decoder(dataclasses.replace(settings, vocab_size=vocab.size), nnx.Rngs(0))
+    settings = decoder.DecoderConfig(depth=1, aspect=32, head_dim=16, context_tokens=128, shortcuts=True)
+    model = with_shortcuts(decoder.Decoder(dataclasses.replace(settings, vocab_size=vocab.size), nnx.Rngs(0)))
     files.write_json(folder / "run.json", {"settings": {"task": {"model": config.to_json(settings)}}})
     files.save_arrays(folder / "model.safetensors", {name: np.asarray(w) for name, w in nn.weights(model).items()},
                       {"vocabulary": vocab.fingerprint})

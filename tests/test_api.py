@@ -78,9 +78,8 @@ def test_named_is_the_picture_that_the_model_itself_would_call_so(model):
     assert 2 < len(drawn)
 
     def likely(answer: api.Answer) -> float:  # by a forward pass over the whole question
-        called = encode("cat") + vocab.text_start
-        ids = np.concatenate([[vocabulary.BOS, vocabulary.USER], answer.tokens[:-1], encode("What is it?") + vocab.text_start,
-                              [vocabulary.MODEL], called])
+        called = [*encode("cat") + vocab.text_start, vocabulary.EOS]
+        ids = np.concatenate([model.encode([stream.Image(answer[-1].pixels), "What is it?"]), called])
         ids = jnp.asarray(ids[None], jnp.int32)
         logits = np.asarray(model.run.model.logits(model.run.model(ids, jnp.arange(ids.shape[1])[None], jnp.ones_like(ids))), np.float64)[0]
         logits[:, vocabulary.EOS] = np.logaddexp(logits[:, vocabulary.EOS], logits[:, vocabulary.USER])
@@ -90,6 +89,11 @@ def test_named_is_the_picture_that_the_model_itself_would_call_so(model):
     best = model.generate(["draw"], best_of=6, named="cat", **how)
     np.testing.assert_array_equal(best.tokens, max(drawn, key=likely).tokens)
     assert best.logprob != max(answer.logprob for answer in every), "another than the likeliest"
+    assert likely(best) > likely(min(drawn, key=likely))
+    with pytest.raises(errors.InputError, match="named: is of one prompt, got 2"):
+        model.generate_many([["draw"], ["draws"]], best_of=6, named="cat", **how)
+    with pytest.raises(errors.InputError, match="named: must be a name, at most"):
+        model.generate(["draw"], best_of=6, named="cat " * 99, **how)
     words = model.generate(["draw"], best_of=2, named="cat", **{**SHORT, "modalities": ("text",)})
     assert isinstance(words[0], stream.Text), "without a picture it is the likeliest"
 

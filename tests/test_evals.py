@@ -741,6 +741,8 @@ def test_how_tasks_were_asked_is_said_once_or_of_each():
     detail["tasks"]["listen"] = {"about": alike | {"limit": 50}}
     first, second = task_lib.protocols(detail)
     assert first == sentence.replace("All tasks", "draw, name") and second == sentence.replace("All tasks", "listen").replace("9", "50")
+    detail["tasks"]["draw_chosen"] = {"about": alike, "splits": {"seen": {"samples": 8, "sampling": "8 drawings at temperature 1"}}}
+    assert task_lib.protocols(detail)[2] == "draw_chosen: 8 drawings at temperature 1, at most 9 questions of a split."
 
 
 def test_a_gallery_shows_the_first_drawings_and_frames_the_wrong_ones():
@@ -771,25 +773,28 @@ def test_fid_of_the_truth_is_none(world, oracle, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("is_trusted", [True, False])
 def test_of_several_drawings_the_one_it_would_itself_call_so_is_judged(world, truth, is_trusted):
-    """One of eight is right, at another place for each question; asked for its name, the model knows it, or takes a wrong one."""
-    turns, wrong = collections.Counter(), [stream.Image(np.full((32, 32, 3), 7, np.uint8))] * 2
+    """One of eight is right, at another place for each question, and two are no drawing; asked for its name, the model knows it, or not."""
+    questions_asked, wrong = set(), stream.Image(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
 
     class Painter(Stub):
         def answer(self, prompts, max_tokens, on_answers, temperature=None):
             found = super().answer(prompts, max_tokens, on_answers)
             assert temperature in (None, 1.0)
+            others = {6: [], 7: [wrong, wrong]}
             return found if temperature is None else [
-                found[i] if (i + i // 8) % 8 == 0 else wrong for i in range(len(prompts))]
+                answer if i % 8 == i // 8 % 6 else others.get(i % 8, [wrong]) for i, answer in enumerate(found)]
 
-        def scores(self, prompts, answers):
-            turns.update(task_lib.words(p) for p in prompts)
-            assert {task_lib.words(answer) for answer in answers} <= {item.names["en"] for item in world.items}
-            return [float((task_lib.images(prompt)[0] is not wrong[0].pixels) == is_trusted) for prompt in prompts]
+        def scores(self, prompts, answers, is_whole=False):
+            assert is_whole and {task_lib.words(answer) for answer in answers} <= {item.names["en"] for item in world.items}
+            questions_asked.update(map(task_lib.words, prompts))
+            shown = [task_lib.images(prompt) for prompt in prompts]
+            return [9.0 if len(each) != 1 else float((each[0] is not wrong.pixels) == is_trusted) for each in shown]
 
     tasks, _ = suite.run(world, Painter(lambda _, prompt: truth[_key(prompt)]), task_lib.Settings(limit=6, tasks=("draw_chosen",)))
     for cell in tasks["draw_chosen"]["splits"].values():
-        assert cell["value"] == is_trusted and cell["any"] == cell["baseline"] == 1 and cell["samples"] == 8
-    assert set(turns) == {"What is it?"} and set(tasks["draw_chosen"]["splits"]) >= {"seen", "test_compose"}
+        assert cell["value"] == is_trusted and cell["samples"] == 8
+        assert cell["baseline"] == cell["also"]["one of 8 is right"] == 1
+    assert questions_asked == {"What is it?"} and set(tasks["draw_chosen"]["splits"]) >= {"seen", "test_compose"}
 
 
 def test_without_a_classifier_its_figures_are_left_out(world, oracle, capsys):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,11 +22,7 @@ def model(**changes) -> decoder.Decoder:
 
 
 def model_with_shortcuts(**changes) -> decoder.Decoder:
-    """As `model`; what begins at nothing is filled."""
-    made, rng = model(shortcuts=True, **changes), np.random.default_rng(0)
-    sizes = {"token_values": nn.EMBED_STD, "again": 1, "kept": 1, "before": 1}
-    return nn.with_weights(made, {name: jnp.array(rng.normal(0, sizes[name.split(".")[-1]], w.shape), jnp.float32)
-                                  if name.split(".")[-1] in sizes else w for name, w in nn.weights(made).items()})
+    return conftest.with_shortcuts(model(shortcuts=True, **changes))
 
 
 def document(length: int, seed: int) -> np.ndarray:

@@ -374,6 +374,10 @@ def config():
     assert alone_lib.compare(tmp_path / "run", drawing) == [("draw", 9.0, 1.0), ("draw_compose", 4.0, 2.5)]
     with pytest.raises(errors.InputError, match="--sources: must be some of .*words.*, got dram"):
         alone_lib.of_run(tmp_path / "run", ["dram"])
+    with pytest.raises(errors.InputError, match="goes on from the weights of runs/other"):
+        begun = config.load(str(tmp_path / "c.py"), ["task.start_from=runs/other"])
+        files.write_json(tmp_path / "run" / "run.json", {"steps": 40, "settings": config.to_json(begun)})
+        alone_lib.of_run(tmp_path / "run")
     with pytest.raises(errors.InputError, match="no batch of text alone"):
         files.write_json(tmp_path / "run" / "run.json", {"steps": 3, "settings": config.to_json(whole)})
         alone_lib.of_run(tmp_path / "run")

@@ -187,7 +187,8 @@ def test_options_are_the_samplers_settings():
 @pytest.mark.parametrize("bad, sentence", [
     *(({"image_size": size}, "WIDTHxHEIGHT") for size in ("32", "x", "0x32", "33x32", "132x32", "32x-4", "a×b")),
     ({"image": {"heat": 1}}, "image: must be some of temperature, .* got heat"), ({"text": {"top_p": 2}}, "top_p must be"),
-    ({"modalities": ("text", "smell")}, "modalities: must be some of"), ({"best_of": 0}, "best_of"), ({"named": "cat"}, "named: chooses among several"), ({"seed": -1}, "seed"),
+    ({"modalities": ("text", "smell")}, "modalities: must be some of"), ({"best_of": 0}, "best_of"), ({"named": "cat"}, "named: chooses among several"),
+    ({"named": " ", "best_of": 2}, "named: must be words"), ({"seed": -1}, "seed"),
     ({"image": {"top_k": 0.5}}, "image: top_k must be a whole number, got 0.5"), ({"image": {"top_k": float("nan")}}, "whole number"),
     ({"guidance": -1.0}, "guidance")])
 def test_bad_options_are_named(bad, sentence):

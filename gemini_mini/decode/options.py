@@ -32,6 +32,8 @@ class Options:
     def __post_init__(self):
         if self.best_of < 1:
             raise errors.InputError(f"best_of: must be at least 1, got {self.best_of}")
+        if self.named and not self.named.strip():
+            raise errors.InputError(f"named: must be words, got {self.named!r}")
         if self.named and self.best_of == 1:
             raise errors.InputError(f"named: chooses among several answers; set best_of to 2 or more with it, got {self.named!r} and 1")
         if not self.modalities or not set(self.modalities) <= set(MODALITIES):

@@ -1,4 +1,4 @@
-"""How likely given answers are: multiple choice, and the best of several samples.
+"""How likely given answers are: multiple choice, and what a drawing would be called.
 
 The same prompt is read once for all its answers; each answer is then read, not sampled, in chunks.
 The figures are those that `engine.generate` returns for what it wrote: under the grammar, with the
@@ -64,11 +64,6 @@ def score(
             raise errors.InputError(f"answer {index}: token {at} ({answer.tokens[at]}) cannot follow under the grammar and "
                                     "the rules; make answers with stream.render, and allow what they hold")
     return [scored[index] for index in range(len(prompts))]
-
-
-def best(answers: Sequence[engine.Answer]) -> int:
-    """The likeliest answer, the first of equals."""
-    return int(np.argmax([answer.logprob for answer in answers]))
 
 
 @functools.partial(jax.jit, static_argnames=("rules", "slots"), donate_argnames="cache")

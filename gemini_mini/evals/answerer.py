@@ -53,8 +53,8 @@ class Answerer(Protocol):
     ) -> list[stream.Document]:
         """An answer to each prompt, text and pictures at `temperature` where it is given; `on_answers(n)` is called when n more are there."""
 
-    def scores(self, prompts: Sequence[stream.Document], answers: Sequence[stream.Document]) -> list[float]:
-        """Log-likelihood of each answer after its prompt, its end not counted."""
+    def scores(self, prompts: Sequence[stream.Document], answers: Sequence[stream.Document], is_whole: bool = False) -> list[float]:
+        """Log-likelihood of each answer after its prompt, of its end too where it is the whole answer."""
 
     def nats(self, texts: Sequence[str], window_tokens: int) -> list[np.ndarray]:
         """Surprise of each piece of each text, in nats, up to the end of the context; reading begins anew at each window."""
@@ -116,8 +116,8 @@ class RunAnswerer:
             on_answers(len(chosen))
         return self._decode([answers[i] for i in range(len(ids))])
 
-    def scores(self, prompts: Sequence[stream.Document], answers: Sequence[stream.Document]) -> list[float]:
-        begun, said = self._render(prompts, is_prompt=True), [ids[1:-1] for ids in self._render(answers, is_prompt=False)]
+    def scores(self, prompts: Sequence[stream.Document], answers: Sequence[stream.Document], is_whole: bool = False) -> list[float]:
+        begun, said = self._render(prompts, is_prompt=True), [ids[1 : len(ids) - (not is_whole)] for ids in self._render(answers, is_prompt=False)]
         found = scoring.score(self.run.model, self.run.tokenizers.vocab, begun, said, batch_rows=self.batch_rows)
         return [answer.logprob for answer in found]
 

@@ -239,8 +239,8 @@ def protocols(detail: dict) -> list[str]:
     """How the tasks of an evaluation were asked, in sentences; which ones, where not all were asked alike."""
     names: dict[str, list[str]] = {}
     for name, found in detail["tasks"].items():
-        how = found.get("about", detail)
-        names.setdefault(f"text greedy, pictures at temperature {how['image_temperature']:g} and guidance {how['guidance']:g}, "
+        how, cell = found.get("about", detail), next(iter(found.get("splits", {}).values()), {})
+        names.setdefault(f"{cell['sampling']}, at most {how['limit']} questions of a split" if cell.get("samples", 1) > 1 else f"text greedy, pictures at temperature {how['image_temperature']:g} and guidance {how['guidance']:g}, "
                          f"at most {how['limit']} questions of a split", []).append(name)
     return [f"{', '.join(tasks) if len(names) > 1 else 'All tasks'}: {how}." for how, tasks in names.items()]
 
