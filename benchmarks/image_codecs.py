@@ -2,8 +2,8 @@
 
     python -m benchmarks.image_codecs runs/laptop-image/image.safetensors data/laptop/world    or released/laptop.safetensors
 
-For each picture every codec is given the lowest quality at which its PSNR is at least ours. Headers
-are left out: the bytes of an all-white picture's file, same size and settings, are subtracted. JPEG
+For each picture every codec is asked for our PSNR: its bytes stand on the line between the lowest quality that reaches it and
+the one below (AVIF is told to look at PSNR, which by default it does not). Headers are left out: the bytes of an all-white picture's file, same size and settings, are subtracted. JPEG
 uses its standard Huffman tables, so that they cancel. Ours is codes × log2(codebook) / 8, and beside it
 the picture's part of a range coder's stream, as codecs have entropy coders too: all pictures of a split are
 written by the chances of image_prior.py's decoder, trained on the codes of training pictures, and read back.
@@ -32,7 +32,8 @@ from gemini_mini.tokenizers import image
 
 SPLITS = ("valid", "test_concept")
 CODECS = {"JPEG 4:2:0": ("JPEG", {"subsampling": 2}), "JPEG 4:4:4": ("JPEG", {"subsampling": 0}),
-          "WebP": ("WEBP", {"method": 6}), "AVIF": ("AVIF", {"speed": 0}), "AVIF 4:4:4": ("AVIF", {"speed": 0, "subsampling": "4:4:4"})}
+          "WebP": ("WEBP", {"method": 6}), "AVIF": ("AVIF", {"speed": 0, "advanced": {"tune": "psnr"}}),
+          "AVIF 4:4:4": ("AVIF", {"speed": 0, "subsampling": "4:4:4", "advanced": {"tune": "psnr"}})}
 PHOTOGRAPHS = (data.astronaut, data.coffee, data.chelsea, data.rocket, data.hubble_deep_field,
                data.immunohistochemistry, data.retina)
 PHOTOGRAPH_PIXELS, TILE_PIXELS = 128, 32
@@ -51,22 +52,24 @@ def photographs() -> np.ndarray:
     return np.stack(found)
 
 
-def encoded(picture: np.ndarray, kind: str, options: dict, quality: int) -> bytes:
-    """The file of a picture."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, kind, quality=quality, **options)
-    return file.getvalue()
+def encoded(picture: np.ndarray, kind: str, options: dict, quality: int) -> tuple[int, float]:
+    """Bytes above a white picture's, and PSNR."""
+    files = io.BytesIO(), io.BytesIO()
+    for file, shown in zip(files, (picture, np.full_like(picture, 255))):
+        Image.fromarray(shown).save(file, kind, quality=quality, **options)
+    again = np.asarray(Image.open(files[0]).convert("RGB"))
+    return len(files[0].getvalue()) - len(files[1].getvalue()), psnr(picture, again)
 
 
-def bytes_needed(picture: np.ndarray, wanted_db: float, kind: str, options: dict) -> int:
-    """Bytes above a white picture's of the lowest quality that reaches `wanted_db`, by bisection."""
+def bytes_needed(picture: np.ndarray, wanted_db: float, kind: str, options: dict) -> float:
+    """Bytes at `wanted_db`: between the lowest quality that reaches it, found by bisection, and the one below."""
     low, high = 0, 100
     while low < high:
         middle = (low + high) // 2
-        drawn = np.asarray(Image.open(io.BytesIO(encoded(picture, kind, options, middle))).convert("RGB"))
-        low, high = (low, middle) if psnr(picture, drawn) >= wanted_db else (middle + 1, high)
-    white = np.full_like(picture, 255)
-    return len(encoded(picture, kind, options, low)) - len(encoded(white, kind, options, low))
+        low, high = (low, middle) if encoded(picture, kind, options, middle)[1] >= wanted_db else (middle + 1, high)
+    size, reached = encoded(picture, kind, options, low)
+    smaller, missed = encoded(picture, kind, options, max(0, low - 1))
+    return float(np.interp(wanted_db, [missed, reached], [smaller, size])) if missed < reached else float(size)
 
 
 def quality(name: str, pictures: np.ndarray, drawn: np.ndarray) -> None:
@@ -125,6 +128,7 @@ def main() -> None:
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("world", type=Path)
     parser.add_argument("--sheet", type=Path, help="PNG of originals above drawings")
+    parser.add_argument("--search", type=int, default=0, help="codes tried for each, by what they draw (default: the nearest, at once)")
     parser.add_argument("--prior-steps", type=int, default=1000, help="training of the entropy coder")
     args = parser.parse_args()
     tokenizer, world = image.load(args.tokenizer), emoji_world.load(args.world).only("dev")
@@ -135,7 +139,7 @@ def main() -> None:
     prior.train(np.asarray(world.pictures[world.items_in("train")]), args.prior_steps)
     held_out = [(split, np.asarray(world.pictures[world.items_in(split)])) for split in SPLITS]
     for name, originals in (*held_out, ("photographs", photos), ("tiles", np.asarray(tiles))):
-        codes = image.encode_many(tokenizer, originals)
+        codes = image.encode_searched(tokenizer, originals, args.search, sweeps=int(args.search > 0))
         drawn = image.decode_many(tokenizer, codes)
         quality(name, originals, drawn)
         counts = np.bincount(codes.ravel(), minlength=tokenizer.config.num_codes)
