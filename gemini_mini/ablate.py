@@ -10,8 +10,9 @@ never read. From n doublings comes a gradient, and one step along it, in logarit
     g_s  = log L(s doubled) - log L(base)            what more of s does to the loss of everything
     w_s <- w_s * 2^(-g_s / max |g|)                  the most useful source is doubled, the most harmful halved
 
-Within the noise of seeds nothing is recommended, nor without knowing it: --seeds 2 repeats the base run and says how
-large it is, and with --seeds 1 the table stays as it is.
+Within the noise of seeds nothing is recommended, nor without knowing it: --seeds 4 repeats the base run, and what a doubling
+changes must lie outside of where 95 of 100 whole tables without any effect would stay (Student's t, Bonferroni over the sources).
+A source that nothing is held out of stays as it is: its own gain would not be seen.
 A run that is done is not repeated, and a killed one continues. Small models over few ids prefer what is learned early.
 Facts: mixtures are found by ablations on small models (Gemini report, section 4). Paper: data mixing laws, arXiv 2403.16952, find
 that log losses are smooth in the weights; one step needs no more than their slope.
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from gemini_mini import config as config_lib
 from gemini_mini import errors, files, memory
@@ -32,6 +34,9 @@ from gemini_mini import run as run_lib
 from gemini_mini.data import mixture
 from gemini_mini.tasks import pretrain
 from gemini_mini.train import loop
+
+
+CHANCE = 0.05  # that a table in which nothing matters is changed at all
 
 
 class Try(NamedTuple):
@@ -96,13 +101,14 @@ def factors(base: float, of_doubled: Mapping[str, float], noise: float = 0.0) ->
 
 def recommended(results: Sequence[Result], sources: Sequence[str], seeds: int) -> tuple[dict[str, float], str]:
     """The factors of `factors`, and why: 1 for all where the noise between base runs is not known, or no change exceeds it."""
-    base, of = results[0].total, {each.name: each.total for each in results}
+    logs, of = np.log([each.total for each in results[:seeds]]), {each.name: each.total for each in results}
     if seeds < 2:
-        return dict.fromkeys(sources, 1.0), "noise not measured, so the table stays as it is: --seeds 2"
-    noise = max(abs(np.log(each.total / base)) for each in results[1:seeds])
-    found = factors(base, {source: of[f"{source}-x2"] for source in sources}, noise)
+        return dict.fromkeys(sources, 1.0), "noise not measured, so the table stays as it is: --seeds 4"
+    judged = [s for s in sources if any(name == s or name.startswith(f"{s}_") for name in results[0].losses)]
+    noise = float(special.stdtrit(seeds - 1, 1 - CHANCE / 2 / max(1, len(judged))) * logs.std(ddof=1) * np.sqrt(1 + 1 / seeds))
+    found = dict.fromkeys(sources, 1.0) | factors(np.exp(logs.mean()), {source: of[f"{source}-x2"] for source in judged}, noise)
     is_changed = any(factor != 1 for factor in found.values())
-    return found, f"noise between seeds {noise:.2%}" + ("" if is_changed else ", and no source changes the loss by more: the table stays as it is")
+    return found, f"by chance alone a doubling changes the loss by up to {noise:.2%}" + ("" if is_changed else ", and no source changes the loss by more: the table stays as it is")
 
 
 def run(experiment: config_lib.Experiment, planned: Sequence[Try], steps: int, out: Path) -> list[Result]:

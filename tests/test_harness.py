@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gemini_mini import config, errors, files, run, stream, vocab as vocabulary
-from gemini_mini.decode import scoring
+from gemini_mini.decode import engine, scoring
 from gemini_mini.evals import harness
 
 
@@ -41,15 +41,24 @@ def test_a_likelihood_is_that_of_the_ids(asked):
     assert long < 5 * short, "longer than the context, all of it is counted"
 
 
+@pytest.mark.parametrize("is_chat", [False, True])
+def test_a_free_answer_is_what_was_written_after_the_question(asked, monkeypatch, is_chat):
+    """Within a word too: the answer to "a ca" begins with "t"."""
+    model, text = harness.HarnessModel(asked.run, is_chat), asked.run.tokenizers.text
+    for context, wanted in (("a cat", " and a dog"), ("", "dog"), ("a cat " * 90, "dog")) + ((("a ca", "t and"),) if not is_chat else ()):
+        _, answer = model._pair(context, wanted)
+        written = np.append(answer, vocabulary.EOS).astype(np.int32)
+        monkeypatch.setattr(engine, "generate", lambda *_: [engine.Answer(written, np.zeros(len(written), np.float32))])
+        wanted = text.decode(answer - asked.run.tokenizers.vocab.text_start) if is_chat else wanted
+        assert model.generate_until(_requests((context, {"max_gen_toks": 20}))) == [wanted]
+        for until in ("o", ["zz", "o"]):
+            assert model.generate_until(_requests((context, {"until": until}))) == [wanted.split("o")[0]]
+
+
 @pytest.mark.slow
-def test_greedy_is_what_greedy_writes(asked):
-    (said,) = asked.generate_until(_requests(("a cat", {"max_gen_toks": 6})))
-    if said:
-        assert asked.loglikelihood(_requests(("a cat", said)))[0][1]
-    assert not asked.loglikelihood(_requests(("a cat", " and a dog, draw them: déjà")))[0][1]
-    if len(said) > 1:
-        (cut,) = asked.generate_until(_requests(("a cat", {"max_gen_toks": 6, "until": [said[1:]]})))
-        assert cut == said.split(said[1:])[0]
+def test_what_is_no_answer_or_too_long_ends_nothing(asked):
+    (empty, _), (long, is_greedy) = asked.loglikelihood(_requests(("a cat", ""), ("a cat", " and a dog" * 99)))
+    assert empty == 0.0 and long < -100 and not is_greedy
 
 
 def test_a_chat_asks_as_the_user_and_a_long_context_loses_its_beginning(asked):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from gemini_mini import errors, files, memory, stream, vocab as vocabulary
+from gemini_mini import errors, files, memory, vocab as vocabulary
 from gemini_mini import run as run_lib
 from gemini_mini.decode import engine, sampling, scoring
 
@@ -48,13 +48,13 @@ class HarnessModel(Base):
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """(log-likelihood of the continuation, whether a greedy answer begins with it) of each (context, continuation)."""
         pairs = [self._pair(*request.args) for request in requests]
-        scored = self._score(pairs)
+        scored = iter(self._score([pair for pair in pairs if len(pair[1])]))
         prompts, answers = zip(*pairs) if pairs else ((), ())
         longest = max(map(len, answers), default=0)
         greedy = engine.generate(self.run.model, self.run.tokenizers.vocab, prompts, engine.Settings(
             text=sampling.GREEDY, image=sampling.GREEDY, audio=sampling.GREEDY, max_tokens=longest + 1, batch_rows=BATCH_ROWS))
-        return [(logprob, bool(np.array_equal(said.tokens[: len(answer)], answer)))
-                for logprob, said, answer in zip(scored, greedy, answers, strict=True)]
+        return [(next(scored) if len(answer) else 0.0, bool(np.array_equal(said.tokens[: len(answer)], answer)))
+                for said, answer in zip(greedy, answers, strict=True)]
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """Log-likelihood of each text; a long one in pieces, each after the half of a context before it."""
@@ -78,14 +78,20 @@ class HarnessModel(Base):
             prompt, _ = self._pair(context, "", most)
             (answer,) = engine.generate(self.run.model, self.run.tokenizers.vocab, [prompt], engine.Settings(
                 text=sampling.GREEDY, image=sampling.GREEDY, audio=sampling.GREEDY, max_tokens=most))
-            parts = stream.parse(np.concatenate([prompt, answer.tokens]), self.run.tokenizers.vocab)[1 + self.is_chat * 2 :]
-            said = "".join(self.run.tokenizers.text.decode(part.ids) for part in parts if isinstance(part, stream.Pieces))
-            if not self.is_chat:
-                said = said.removeprefix(context)
-            for mark in filter(None, settings.get("until", [])):
+            if self.is_chat:
+                said = self._text(answer.tokens)
+            else:  # a text may go on within a word, so both are decoded together
+                said = self._text(np.concatenate([prompt, answer.tokens]))[len(self._text(prompt)) :]
+            until = settings.get("until") or []
+            for mark in filter(None, [until] if isinstance(until, str) else until):
                 said = said.split(mark)[0]
             texts.append(said)
         return texts
+
+    def _text(self, ids: Int32[np.ndarray, "_"]) -> str:
+        """The pieces of text among some ids."""
+        vocab = self.run.tokenizers.vocab
+        return self.run.tokenizers.text.decode(ids[vocab.modality_of(ids) == vocabulary.TEXT] - vocab.text_start)
 
     def _score(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
         """Log-likelihood of each answer after its prompt."""
@@ -94,7 +100,7 @@ class HarnessModel(Base):
             self.run.model, self.run.tokenizers.vocab, prompts, answers, batch_rows=BATCH_ROWS)]
 
     def _pair(self, context: str, continuation: str, room: int = 0) -> tuple[Int32[np.ndarray, "_"], Int32[np.ndarray, "_"]]:
-        """Ids of prompt and answer; where both with `room` are too long, the prompt loses its beginning."""
+        """Ids of prompt and answer; where both with `room` are too long, the prompt loses its beginning, then the answer."""
         encode, start = self.run.tokenizers.text.encode, self.run.tokenizers.vocab.text_start
         before, after = encode(context), encode(continuation)
         if not self.is_chat:  # a word that begins in one and ends in the other is one piece, as in training
@@ -102,7 +108,9 @@ class HarnessModel(Base):
             if np.array_equal(whole[: len(before)], before):
                 after = whole[len(before) :]
         roles = ([vocabulary.USER], [vocabulary.MODEL]) if self.is_chat else ([], [])
-        kept = max(0, self.context_tokens - 1 - len(roles[0]) - len(roles[1]) - len(after) - max(room, 1))
+        most = self.context_tokens - 2 - len(roles[0]) - len(roles[1])  # beside BOS and one id that is written
+        after = after[max(0, len(after) - most) :]
+        kept = max(0, most - len(after) - max(room - 1, 0))
         before = before[max(0, len(before) - kept) :]
         prompt = np.concatenate([[vocabulary.BOS], roles[0], before + start, roles[1]]).astype(np.int32)
         return prompt, (after + start).astype(np.int32)
