@@ -50,7 +50,8 @@ def release(run_folder: Path, out: Path) -> dict[str, tuple[float, float]]:
     kept = {name: value for name, value in settings.items() if name not in PATHS}
     kept["row_tokens"] = files.read_json(Path(settings["rows"]) / "train" / "rows.json")["row_tokens"]
     small = run._replace(settings={"task": kept})
-    opened = files.read_json(run_folder / "release" / "opened.json") if assurance else []
+    ledger = run_folder / "release" / "opened.json"
+    opened = files.read_json(ledger) if ledger.is_file() else []
     draw = detail["tasks"].get("draw", {"splits": {}})
     drawn = gallery.sheet(draw, album.load(run_folder / "evals" / "examples.safetensors"))
     about = card(run, files.read_json(run_folder / "run.json"), detail, assurance, opened, losses, out.with_suffix(".png").name if drawn else "")
@@ -112,7 +113,8 @@ def card(
         lines += ["### Assurance half", "", _protocol(assurance, f"opened {len(opened)} time(s), first at {opened[0]['when']}"), "",
                   *_table(assurance["tasks"]), ""]
     else:
-        lines += ["The assurance half of the test splits was not opened for it.", ""]
+        lines += [f"The assurance half of the test splits was opened {len(opened)} time(s), first at {opened[0]['when']}; its figures are not here."
+                  if opened else "The assurance half of the test splits was not opened for it.", ""]
     if picture:
         lines += ["## What it drew", "", "The first questions of three splits, wrong answers framed in red.", "", f"![pictures]({picture})", ""]
     lines += ["## Failures", "", "The first wrong answers in the evaluation's order, not chosen.", "", *_failures(detail["tasks"])]
@@ -120,7 +122,7 @@ def card(
 
 
 def _protocol(detail: dict, half: str) -> str:
-    return " ".join([*task_lib.protocols(detail), f"No examples in the prompt, and one sample where none is said; {half}. An interval takes questions about one thing as one."])
+    return " ".join([*task_lib.protocols(detail), f"One sample and no worked example where none is said; {'test splits left alone' if detail['is_valid_only'] else half}. An interval takes questions about one thing as one."])
 
 
 def _table(tasks: dict) -> list[str]:
@@ -137,8 +139,8 @@ def _table(tasks: dict) -> list[str]:
 def _failures(tasks: dict) -> list[str]:
     found = []
     for name, task in tasks.items():
-        wrong = [e for cell in task["splits"].values() for e in cell["examples"] if not e["is_right"]]
-        found += [f"- {name}: {_words(e['prompt'])} → {_words(e['answer'])}, not {_words(e['truth'])}" for e in wrong[:MOST_FAILURES]]
+        found += [f"- {name}, {split}: {_words(e['prompt'])} → {_words(e['answer'])}, not {_words(e['truth'])}"
+                  for split, e in task_lib.wrong(task)[:MOST_FAILURES]]
     return found
 
 

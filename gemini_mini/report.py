@@ -295,9 +295,7 @@ def _failures(show: Shown, tasks: dict) -> str:
 
 def _spread(task: dict, most: int) -> list[Example]:
     """The first wrong examples, the splits taking turns."""
-    columns = [[e for e in found["examples"] if not e["is_right"]] for found in task["splits"].values()]
-    turns = [column[i] for i in range(max(map(len, columns))) for column in columns if i < len(column)]
-    return turns[:most]
+    return [example for _, example in task_lib.wrong(task)[:most]]
 
 
 def _asked(prompt: stream.Document) -> str:
@@ -362,7 +360,7 @@ def _plain(prompt, truth, answer, example) -> str:
 
 
 _CONTENT: dict[str, Callable[[stream.Document, stream.Document, stream.Document, Example], str]] = {
-    "draw": _drawing, "draw_chosen": _drawing, "speech_draw": _drawing, "name": _picture_named, "digits": _picture_named, "listen": _heard,
+    "draw": _drawing, "draw_chosen": _drawing, "speech_draw": _drawing, "name": _picture_named, "name_word": _picture_named, "digits": _picture_named, "listen": _heard,
     "motion": _watched, "one_shot": _conversation, "interleaved": _conversation, "chat": _conversation, "pictures": _kept,
 }
 

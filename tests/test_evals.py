@@ -380,6 +380,25 @@ def test_tasks_asked_again_are_replaced_and_the_others_stay(world, model, tmp_pa
     assert list(ask(4, "motion")) == ["motion"], "figures of other weights do not stand beside these"
 
 
+def test_what_was_asked_is_reused_until_what_is_asked_changes(world, model, tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    asked, recordings = [], tmp_path / "recordings"
+    monkeypatch.setattr(command.answerer, "RunAnswerer", lambda *_: Stub(lambda *_: asked.append(1) or []))
+    monkeypatch.setattr(suite.spoken, "RECORDINGS", recordings)
+
+    def is_asked() -> bool:
+        asked.clear()
+        command.evaluate(model.run._replace(folder=tmp_path), world.only("dev"), task_lib.Settings(2, ("motion",)), "", tmp_path)
+        return bool(asked)
+
+    assert [is_asked(), is_asked()] == [True, False]
+    recordings.mkdir()
+    (recordings / "one.en.txt").write_text("one")
+    assert [is_asked(), is_asked()] == [True, False], "what was fetched since may be asked"
+    (recordings / "one.en.txt").write_text("two three")
+    assert is_asked()
+
+
 def test_valid_only_never_looks_at_a_test_split(world, truth):
     looked = []
     stub = Stub(lambda _, prompt: looked.append(_key(prompt)) or [])
@@ -734,15 +753,23 @@ def test_a_picture_of_failures_shows_the_first_ones(world, media):
 
 
 def test_how_tasks_were_asked_is_said_once_or_of_each():
-    alike = {"limit": 9, "image_temperature": 0.0, "guidance": 1.5}
-    detail = {**alike, "tasks": {"draw": {"about": alike}, "name": {}}}
-    (sentence,) = task_lib.protocols(detail)
-    assert sentence == "All tasks: text greedy, pictures at temperature 0 and guidance 1.5, at most 9 questions of a split."
-    detail["tasks"]["listen"] = {"about": alike | {"limit": 50}}
-    first, second = task_lib.protocols(detail)
-    assert first == sentence.replace("All tasks", "draw, name") and second == sentence.replace("All tasks", "listen").replace("9", "50")
-    detail["tasks"]["draw_chosen"] = {"about": alike, "splits": {"seen": {"samples": 8, "sampling": "8 drawings at temperature 1"}}}
-    assert task_lib.protocols(detail)[2] == "draw_chosen: 8 drawings at temperature 1, at most 9 questions of a split."
+    cell = lambda sampling="greedy", samples=1, shots=0: {"sampling": sampling, "samples": samples, "shots": shots}
+    detail = {"limit": 9, "tasks": {"draw": {"about": {"limit": 9}, "splits": {"seen": cell(), "valid": cell()}}, "name": {"splits": {"seen": cell()}}}}
+    assert task_lib.protocols(detail) == ["All tasks: greedy, at most 9 questions of a split."]
+    detail["tasks"] |= {"listen": {"about": {"limit": 50}, "splits": {"seen": cell()}},
+                        "sums": {"splits": {"at once": cell(), "of 8": cell("8 chains", 8)}},
+                        "invented": {"splits": {"0": cell(), "8": cell(shots=8)}}, "caption": {"splits": {"valid": cell(shots=4)}}}
+    assert task_lib.protocols(detail) == [
+        "draw, name, sums: greedy, at most 9 questions of a split.", "listen: greedy, at most 50 questions of a split.",
+        "sums: 8 chains, 8 samples of each question, at most 9 questions of a split.",
+        "invented: greedy, 0 to 8 worked examples before it, at most 9 questions of a split.",
+        "caption: greedy, 4 worked examples before it, at most 9 questions of a split."]
+
+
+def test_wrong_answers_take_turns_of_the_splits():
+    example = lambda n, is_right=False: {"n": n, "is_right": is_right}
+    found = {"splits": {"a": {"examples": [example(1), example(2, True), example(3)]}, "b": {"examples": []}, "c": {"examples": [example(4)]}}}
+    assert [(split, e["n"]) for split, e in task_lib.wrong(found)] == [("a", 1), ("c", 4), ("a", 3)]
 
 
 def test_a_gallery_shows_the_first_drawings_and_frames_the_wrong_ones():

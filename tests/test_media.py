@@ -260,6 +260,9 @@ def test_errors_are_of_words_or_of_characters(context):
 
 def test_bleu_and_chrf_are_of_their_definitions(context):
     pytest.importorskip("sacrebleu")
+    names = [_asked("red heart"), _asked("cat")]
+    assert scores.bleu(names, [e.answer for e in names]) == pytest.approx(100), "no name has four words"
+    assert scores.bleu(names, [names[0].answer, [stream.Text("dog")]]) == pytest.approx(100 * (2 / 3 * 1) ** 0.5, rel=1e-6)
     example = _asked("the cat sat on the mat now")
     assert scores.bleu([example], [example.answer]) == pytest.approx(100) and scores.chrf([example], [example.answer]) == 100
     # All four n-gram precisions are 1 of a text of 5 of 7 words: only the brevity penalty exp(1 - 7/5) is left.

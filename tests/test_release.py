@@ -166,16 +166,19 @@ def test_a_released_file_is_evaluated_where_it_is_told(released, tmp_path, monke
 
 
 def test_a_card_says_data_licences_figures_and_failures(model, tmp_path):
-    cell = {"value": 0.25, "low": 0.1, "high": 0.5, "n": 4, "chance": 0.0, "majority": None, "baseline": 0.1, "examples": [
+    cell = {"value": 0.25, "low": 0.1, "high": 0.5, "n": 4, "chance": 0.0, "majority": None, "baseline": 0.1,
+            "sampling": "greedy text, pictures at guidance 1.5", "samples": 1, "shots": 0, "examples": [
         {"prompt": [{"role": "user"}, {"text": "Draw: cat"}], "answer": [{"image": "x"}], "truth": [{"image": "y"}], "is_right": False}]}
     detail = {"tasks": {"draw": {"unit": "accuracy", "splits": {"test_compose": cell}}}, "limit": 9, "image_temperature": 0.0,
-              "guidance": 1.5, "pictures": 5}
+              "guidance": 1.5, "pictures": 5, "is_valid_only": False}
     trained = model.run._replace(settings={"task": {**model.run.settings["task"], **SETTINGS}})
     text = release.card(trained, {"steps": 20}, detail, None, [], {"draw": (1.0, 1.25), "name": (2.0, 2.25)})
     for words in ("CC BY-SA 4.0", "draw 75%", "guidance 1.5", "1.5000 in 32 bits, 1.7500 in 8", "| draw (accuracy) | test_compose | 4 | 25% | 10% to 50% | 0.0% |  | 10% |",
                   "`Draw: cat` → [image], not [image]", "was not opened"):
         assert words in text, words
     opened = [{"when": "2026-01-01", "model": "m"}]
+    half = release.card(trained, {"steps": 20}, detail | {"is_valid_only": True}, None, opened, {"draw": (1.0, 1.0)})
+    assert "was opened 1 time(s), first at 2026-01-01; its figures are not here" in half and "test splits left alone" in half
     found = release.card(trained, {"steps": 20}, detail, detail, opened, {"draw": (1.0, 1.0)}, "drawn.png")
     assert "opened 1 time(s), first at 2026-01-01" in found and "![pictures](drawn.png)" in found and "![" not in text
 

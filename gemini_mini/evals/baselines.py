@@ -92,8 +92,12 @@ def nearest_in_language(context: task.Context, examples: task.Examples) -> list[
 
 
 def nearest_asked(context: task.Context, examples: task.Examples) -> list[stream.Document]:
-    """As `nearest_picture`, among the training examples that ask the same kind of question, whatever they name."""
-    return _nearest_alike(context, examples, _question)
+    """As `nearest_picture`, among the training examples that ask the very question, or where there is none, its kind, whatever they name."""
+    asked = {task.words(e.prompt) for e in context.train}
+    very = _nearest_alike(context, [e for e in examples if task.words(e.prompt) in asked], lambda e: task.words(e.prompt))
+    like = _nearest_alike(context, [e for e in examples if task.words(e.prompt) not in asked], _question)
+    very, like = iter(very), iter(like)
+    return [next(very if task.words(e.prompt) in asked else like) for e in examples]
 
 
 def _nearest_alike(

@@ -2,7 +2,7 @@
 
     what was asked | what is right | what was answered        pictures as they are, words below them
 
-In the fixed order of the questions, so nothing is picked. Letters that DejaVu lacks, such as Chinese, show as boxes.
+In the fixed order of the questions, splits taking turns, so nothing is picked. Letters that DejaVu lacks, such as Chinese, show as boxes.
 """
 
 import io
@@ -27,8 +27,7 @@ def sheet(tasks: Mapping[str, Any], album: album_lib.Album) -> bytes:
     """All rows as a PNG; empty bytes where nothing with pictures failed."""
     rows = []
     for name, found in tasks.items():
-        wrong = [(split, example) for split, cell in found["splits"].items() for example in cell["examples"] if not example["is_right"]]
-        seen = [(split, [album.document(example[key]) for key in ("prompt", "truth", "answer")]) for split, example in wrong]
+        seen = [(split, [album.document(example[key]) for key in ("prompt", "truth", "answer")]) for split, example in task.wrong(found)]
         shown = [row for row in seen if any(_pictures(document) for document in row[1])][:ROWS_PER_TASK]
         rows += [_row(f"{name}, {split}", documents) for split, documents in shown]
     if not rows:

@@ -3,10 +3,12 @@
 Next: baselines.py, which are judged by the same functions.
 """
 
+import collections
 import re
 
 import numpy as np
 
+from gemini_mini import stream
 from gemini_mini.evals import metrics, pictures, task
 
 NO_CONTENT = frozenset("a an and at for from in no of on or the to with skin tone light medium-light medium medium-dark dark".split())
@@ -33,8 +35,18 @@ def is_same_text(context: task.Context, examples: task.Examples, answers: task.D
 
 def shares_a_word(context: task.Context, examples: task.Examples, answers: task.Documents) -> list[task.Judged]:
     """At least one right word of an English name, that says what it is: particles and skin tones do not."""
-    content = lambda document: set(re.findall(r"[\w&'-]+", task.words(document).lower())) - NO_CONTENT
     return [task.Judged(float(bool(content(a) & content(e.answer))), 1.0) for e, a in zip(examples, answers, strict=True)]
+
+
+def content(document: stream.Document) -> set[str]:
+    """Its words, but for particles and skin tones."""
+    return set(re.findall(r"[\w&'-]+", task.words(document).lower())) - NO_CONTENT
+
+
+def commonest_word(train: task.Examples) -> stream.Document:
+    """The word that the most names have."""
+    counts = collections.Counter(word for example in train for word in sorted(content(example.answer)))
+    return [stream.Text(counts.most_common(1)[0][0])]
 
 
 def is_same_motion(context: task.Context, examples: task.Examples, answers: task.Documents) -> list[task.Judged]:

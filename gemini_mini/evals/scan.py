@@ -78,12 +78,13 @@ def keys(document: Iterable[stream.Part | stream.EncodedPart], tokenizers: bundl
 
 
 def read(documents_of: Iterable[list[Key]]) -> Trained:
-    """Turns, media and n-grams of all documents. A later turn is asked after the earlier ones: they are part of its question."""
+    """Turns, media and n-grams of all documents. A later turn counts twice: after the earlier ones, and by itself."""
     found = Trained(set(), set(), set(), 0)
     for number, document in enumerate(documents_of, 1):
         for at in [i for i, key in enumerate(document) if key == ("role", "model")]:
             ends = [i for i in range(at + 1, len(document)) if document[i][0] == "role"]
-            found.turns.add((tuple(document[:at + 1]), tuple(document[at + 1 : ends[0] if ends else None])))
+            answer, asked = tuple(document[at + 1 : ends[0] if ends else None]), [i for i in range(at) if document[i] == ("role", "user")]
+            found.turns.update((tuple(document[start : at + 1]), answer) for start in {0, asked[-1] if asked else 0})
         for kind, what in document:
             if kind == "text":
                 found.ngrams.update(_ngrams(what))
@@ -107,6 +108,12 @@ def of_rows(stored: rows.Rows, tokenizers: bundle.Tokenizers) -> Iterator[list[K
             for ids in np.split(row, starts[1:]):
                 if len(starts):
                     yield keys(stream.parse(ids, tokenizers.vocab), tokenizers)
+
+
+def rows_of(settings: dict) -> list[Path]:
+    """Where the rows of a run are, and of those whose weights it began with."""
+    begun = settings.get("start_from")
+    return [Path(settings["rows"]), *(rows_of(files.read_json(Path(begun) / "run.json")["settings"]["task"]) if begun else [])]
 
 
 def scan(world: emoji_world.World, trained: Trained, tokenizers: bundle.Tokenizers | None = None) -> dict[str, dict[str, Found]]:
@@ -216,9 +223,10 @@ def main() -> None:
     args = parser.parse_args()
     if (args.target / "run.json").is_file():
         run = run_lib.load(args.target)
-        folder = Path(run.settings["task"]["rows"])
-        world, tokenizers = worlds.embedded(folder.parent / "world"), run.tokenizers
-        trained = read(of_rows(rows.load(folder / "train", tokenizers.vocab.fingerprint), tokenizers))
+        folders, tokenizers = rows_of(run.settings["task"]), run.tokenizers
+        world = worlds.embedded(folders[0].parent / "world")
+        stored = [rows.load(folder / "train", tokenizers.vocab.fingerprint) for folder in folders]
+        trained = read(document for each in stored for document in of_rows(each, tokenizers))
     elif (args.target / "built.json").is_file() and not (args.target / "train").is_dir():
         world, tokenizers = worlds.embedded(args.target), None
         trained = read(of_world(world))

@@ -83,12 +83,12 @@ def chrf(examples: task.Examples, answers: task.Documents) -> float:
 def bleu(examples: task.Examples, answers: task.Documents) -> float:
     """Of all answers together, 0 to 100; tokens are those of the answers' language (characters for ja and th).
 
-    Tokenisers that sacrebleu would have to download are not used.
+    A name has fewer than four tokens: orders that no answer can have are left out (sacrebleu's effective order). Tokenisers that sacrebleu would have to download are not used.
     """
     require()
     langs = {e.lang if is_unsplit(e) else "" for e in examples}
     tokens = {"zh": "zh", "ja": "char", "th": "char"}
-    return float(sacrebleu.metrics.BLEU(tokenize=tokens.get(langs.pop(), "13a") if len(langs) == 1 else "13a")
+    return float(sacrebleu.metrics.BLEU(tokenize=tokens.get(langs.pop(), "13a") if len(langs) == 1 else "13a", effective_order=True)
                  .corpus_score(*_texts(examples, answers)).score)
 
 

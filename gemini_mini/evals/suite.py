@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from data_prep import emoji_world
+from data_prep import emoji_world, messages, speech, spoken
 from gemini_mini.evals import album as album_lib, answerer as answerer_lib, pictures, task
 from gemini_mini.evals.suites import audio, generation, image, in_context, long_context, multilingual, reasoning, text, video
 
@@ -21,6 +21,12 @@ TASKS = {found.name: found for suite in SUITES.values() for found in suite.tasks
 
 # What is asked where nothing is named, and shown by the report.
 REPORTED = ("draw", "name", "name_word", "listen", "speech_draw", "motion", "one_shot", "interleaved", "chat", "translate", "digits", "text", "pictures")
+
+
+def outside() -> list[str]:
+    """What questions are also made of: recordings that were fetched, eSpeak and Django's catalogues where they are installed."""
+    recordings = sorted(f"{file} {file.stat().st_size}" for file in spoken.RECORDINGS.rglob("*") if file.is_file())
+    return [*recordings, f"eSpeak: {speech.espeak.espeakng_loader is not None}", f"Django: {messages.folder()}"]
 
 
 def run(

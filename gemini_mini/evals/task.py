@@ -15,6 +15,7 @@ Next: judges.py, baselines.py, suites/, suite.py.
 """
 
 import collections
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from gemini_mini.evals import album as album_lib, answerer as answerer_lib, metr
 
 SPLITS = ("seen", "valid", "valid_compose", "valid_speaker_language", "valid_motion", "test_compose", "test_concept", "test_lang", "test_speaker_language", "test_motion", "test")
 ROOM_TOKENS = 8  # an answer may be this much longer than the longest true one
-SHARES = ("accuracy", "character error rate", "word error rate", "mean chrF")  # units of figures from 0 to 1
+SHARES = ("accuracy", "character error rate", "word error rate", "word error rate, of characters where words are not split", "mean chrF")  # units of figures from 0 to 1
 
 Example = questions.Example
 Examples, Documents = Sequence[Example], Sequence[stream.Document]
@@ -92,6 +93,7 @@ class Task:
     chance: Callable[[Context, Examples], float]
     baseline: Callable[[Context, Examples], list[stream.Document]]
     baseline_title: str
+    majority: Callable[[Examples], stream.Document] | None = None  # one answer to all, where it is not `most_frequent`
     kind: str = ""  # its name in data_prep/documents.py, where it is not `name`
     is_error: bool = False  # a rate of errors: less is better
     unit: str = ""  # of scores that are neither right nor wrong; "" where they are, or errors
@@ -118,7 +120,7 @@ class Task:
                 answers = _answers(exam, prompts, room, bar.advance)
             judged = self.judge(context, examples, answers)
             easy = self.judge(context, examples, self.baseline(context, examples))
-            common = self.judge(context, examples, by_language(train, examples, lambda known, asked: [most_frequent(known)] * len(asked)))
+            common = self.judge(context, examples, by_language(train, examples, lambda known, asked: [(self.majority or most_frequent)(known)] * len(asked)))
         splits, at = {}, 0
         for split, found in columns.items():
             here = slice(at, at := at + len(found))
@@ -146,7 +148,7 @@ class Task:
             if self.languages == "apart" or self.languages == "each" and split == "seen":
                 for lang in exam.world.config.languages[1:]:
                     columns[f"{split}_{lang}"] = [e for e in found if e.lang == lang][: math.ceil(limit / 4)]
-        if self.more:
+        if self.more and not exam.settings.is_valid_only:
             columns |= {split: found for split, found in self.more(exam.world, limit).items() if exam.settings.allows(split)}
         return {split: found for split, found in columns.items() if found}
 
@@ -228,6 +230,12 @@ def few_shot(example: Example, train: Examples, shots: int) -> stream.Document:
     return [part for e in known for part in [*e.prompt, *e.answer]] + example.prompt
 
 
+def wrong(found: dict) -> list[tuple[str, dict]]:
+    """(split, example) of all wrong answers of a task, in their order, the splits taking turns."""
+    columns = [[(split, e) for e in cell["examples"] if not e["is_right"]] for split, cell in found["splits"].items()]
+    return [each for row in itertools.zip_longest(*columns) for each in row if each]
+
+
 def how_sampled(settings: Settings) -> str:
     """How answers are drawn, in words."""
     drawn = [f"{name} {value:g}" for name, value, plain in
@@ -239,9 +247,14 @@ def protocols(detail: dict) -> list[str]:
     """How the tasks of an evaluation were asked, in sentences; which ones, where not all were asked alike."""
     names: dict[str, list[str]] = {}
     for name, found in detail["tasks"].items():
-        how, cell = found.get("about", detail), next(iter(found.get("splits", {}).values()), {})
-        names.setdefault(f"{cell['sampling']}, at most {how['limit']} questions of a split" if cell.get("samples", 1) > 1 else f"text greedy, pictures at temperature {how['image_temperature']:g} and guidance {how['guidance']:g}, "
-                         f"at most {how['limit']} questions of a split", []).append(name)
+        asked: dict[tuple[str, int], set[int]] = {}
+        for each in found["splits"].values():
+            asked.setdefault((each["sampling"], each["samples"]), set()).add(each["shots"])
+        for (sampling, samples), shots in asked.items():
+            several = [f"{samples} samples of each question"] if samples > 1 else []
+            worked = [f"{min(shots)} to {max(shots)} worked examples before it" if len(shots) > 1 else f"{max(shots)} worked examples before it"] if any(shots) else []
+            limit = f"at most {found.get('about', detail)['limit']} questions of a split"
+            names.setdefault(", ".join([sampling, *several, *worked, limit]), []).append(name)
     return [f"{', '.join(tasks) if len(names) > 1 else 'All tasks'}: {how}." for how, tasks in names.items()]
 
 

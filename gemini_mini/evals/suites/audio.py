@@ -1,6 +1,7 @@
 """Speech understood: written down, translated and drawn, by voices that were and were not heard before.
 
-    valid, test_concept, test_compose   words never heard
+    valid, test_concept                 words never heard
+    test_compose                        words that were heard, together for the first time
     test_speaker_language               a voice and a language that were heard, but never together
     test_voice                          a voice never heard in any language, made by eSpeak as it is asked
     test_recorded                       a person's recordings: files like cat.en.wav and cat.en.txt in data/recordings
@@ -25,6 +26,9 @@ def voices(world: emoji_world.World, limit: int) -> dict[str, list[questions.Exa
     return {split: examples for split, examples in found.items() if examples}
 
 
+UNIT = "word error rate, of characters where words are not split"
+
+
 class Transcription(task.Task):
     """Languages together, but each whose words are not split: valid and valid_zh."""
 
@@ -40,10 +44,10 @@ SUITE = task.Suite("speech understood", (
     task.Task("listen", "speech → text", judges.spelling, baselines.random_transcript, baselines.best_constant,
               "the best constant answer", is_error=True, share=0.5),
     Transcription("write_down", "speech → text, errors of words", scores.word_errors, baselines.random_words, baselines.best_constant,
-                  "the best constant answer", kind="listen", is_error=True, unit="word error rate", share=0.5, more=voices,
+                  "the best constant answer", kind="listen", is_error=True, unit=UNIT, share=0.5, more=voices,
                   also=(("character error rate", scores.character_error_rate),)),
     task.Task("heard", "speech → text, by language", scores.word_errors, baselines.random_words, baselines.best_constant,
-              "the best constant answer", kind="listen", is_error=True, unit="word error rate", share=0.5, languages="apart",
+              "the best constant answer", kind="listen", is_error=True, unit=UNIT, share=0.5, languages="apart",
               splits=("seen", "valid", "valid_speaker_language", "test_speaker_language"), also=(("character error rate", scores.character_error_rate),)),
     task.Task("speech_translate", "speech in another language → English text", scores.sentence_chrf, baselines.random_chrf,
               baselines.random_answer, "a random training answer", unit="mean chrF", share=0.5,

@@ -39,7 +39,7 @@ SUITE = task.Suite("pictures understood", (
     task.Task("name", "what it is: picture → English name", judges.is_same_text, baselines.one_in_answers, baselines.nearest_picture,
               "the name of the nearest other training picture", languages="en"),
     task.Task("name_word", "what it is: picture → a right word of its English name", judges.shares_a_word, baselines.random_name,
-              baselines.nearest_picture, "the name of the nearest other training picture", kind="name", languages="en"),
+              baselines.nearest_picture, "the name of the nearest other training picture", judges.commonest_word, kind="name", languages="en"),
     task.Task("digits", "fine reading: handwritten digit → number", judges.is_same_text, baselines.one_in_answers,
               baselines.nearest_picture, "the label of the nearest other training digit", share=0.5),
     _sizes("number", "fine reading: a printed number"),

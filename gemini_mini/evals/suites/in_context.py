@@ -8,6 +8,8 @@ import functools
 import itertools
 import math
 
+import numpy as np
+
 from data_prep import documents, invented, questions
 from gemini_mini import progress, stream
 from gemini_mini.evals import baselines, judges, task
@@ -23,6 +25,7 @@ def _invented(is_grammar_told: bool, exam: task.Exam) -> dict:
     found = questions.problems("invented", documents.GENERATORS["invented"], exam.world, split)
     drawn = list(itertools.islice(found, math.ceil(exam.settings.limit * SHARE)))
     context, splits = task.Context(exam.world, [], exam.gallery), {}
+    chance = float(np.mean([_chance(problem) for problem in drawn])) if drawn else 0.0
     easy = [[stream.Text(invented.word_for_word(problem))] for problem in drawn]
     with progress.bar("invented", len(SHOTS) * len(drawn), "sentences") as bar:
         for shots in SHOTS:
@@ -35,9 +38,14 @@ def _invented(is_grammar_told: bool, exam: task.Exam) -> dict:
             judged = judges.is_same_text(context, examples, answers)
             baseline = task.figure(judges.is_same_text(context, examples, easy), False)["value"]
             splits[f"{split}: {shots} shots"] = {
-                **task.cell(judged, False, 1 / invented.NUM_GRAMMARS, baseline, task.in_words(examples[0].prompt), shots=shots),
+                **task.cell(judged, False, chance, baseline, task.in_words(examples[0].prompt), shots=shots),
                 "examples": [task.answered(exam.album, e, a, j, False) for e, a, j in zip(examples, answers, judged, strict=True)]}
     return {"is_error": False, "unit": "accuracy", "baseline_title": "word for word, in the order of English", "splits": splits}
+
+
+def _chance(problem: invented.Problem) -> float:
+    """Of a guessed grammar; where adjectives stand does not matter to a sentence without any."""
+    return 1 / (invented.NUM_GRAMMARS if problem.asked.subject_adjective or problem.asked.object_adjective else len(invented.ORDERS))
 
 
 SUITE = task.Suite("learning in context", (
