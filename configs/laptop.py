@@ -2,7 +2,7 @@
 
     make laptop
 
-Its decoder trains for 95 minutes at most, in fewer steps where those are slow, and goes on when run again. The model is as small as the
+Its decoder trains for about 95 minutes, in fewer steps where those are slow, and goes on when run again. The model is as small as the
 demo's: in this time it can either be larger or see each picture often, and a name is bound to its
 picture by repetition.
 """

@@ -487,6 +487,13 @@ def task(world):
         world=str(world), model=TINY, losses=audio_losses.AudioLossConfig(num_targets=8), short=(0.7, 4, 4), long=(1.2, 4, 2))
 
 
+def test_figures_are_of_clips_spread_over_all(task):
+    train = [clip for clip in task.speech.clips if clip.split == "train"]
+    assert task_lib.spread(train, 3) == [train[0], train[round((len(train) - 1) / 2)], train[-1]]
+    lengths = {int(n) for batch in task.all_batches(("train",), 3) for n in batch.num_samples if n}
+    assert lengths <= {len(clip.samples) for clip in task_lib.spread(train, 3)} and len(lengths) > 1
+
+
 def test_world_is_read(task):
     speech = task.speech
     assert speech.letters == "abce"  # lower case, of the training clips only: é is said once, in valid

@@ -384,7 +384,7 @@ def world(tmp_path_factory) -> str:
     for name, array in (("pictures/pictures", pictures), ("video/frames", frames), ("digits/pictures", digits)):
         (folder / name).parent.mkdir(exist_ok=True)
         np.save(folder / f"{name}.npy", array)
-    files.write_json(folder / "pictures" / "items.json", [{"split": split} for split in splits])
+    files.write_json(folder / "pictures" / "items.json", [{"split": split, "chars": f"picture {n}"} for n, split in enumerate(splits)])
     files.write_json(folder / "video" / "shots.json", shots)
     files.write_json(folder / "built.json", {"content": "abc"})
     return str(folder)
@@ -399,6 +399,22 @@ def test_only_train_is_learned_from(world):
     assert len(data.train) == 14 and len(data.valid) == 12 and len(data.small) == 2 * 6 + 6
     for pictures in data[:3]:
         assert not (pictures == 99).any()
+
+
+def test_where_there_are_films_alone_no_step_is_spent_on_a_grey_picture(world):
+    task = dataclasses.replace(make_task(world), varied=0.0)
+    task.__dict__["data"] = task_lib.read_world(world)._replace(train=np.full((1, 32, 32, 3), task_lib.GREY, np.uint8), has_pictures=False)
+    (films,) = task.batches(10, 3)(0)
+    assert films.shape == (4, 16, 16, 3)
+    task.__dict__["data"] = task.data._replace(small=np.zeros((0, 16, 16, 3), np.uint8))
+    (grey,) = task.batches(10, 3)(0)
+    assert (grey == task_lib.GREY).all(), "a world without either has a tokenizer that writes nothing"
+
+
+def test_figures_are_of_pictures_spread_over_all(world):
+    rows = np.arange(100, dtype=np.uint8)
+    np.testing.assert_array_equal(task_lib.spread(rows, 4), [0, 33, 66, 99])
+    assert list(task_lib.spread(rows[:3], 4)) == [0, 1, 2] and not len(task_lib.spread(rows[:0], 4))
 
 
 def test_a_batch_is_a_function_of_seed_and_step(world):
@@ -475,7 +491,8 @@ def test_large_pictures_are_a_third_part_of_a_batch_and_belong_to_the_world(worl
     task = dataclasses.replace(make_task(world), large=str(folder), batch_large=2)
     with pytest.raises(errors.InputError, match="large_pictures"):
         task.data
-    files.write_json(folder / "built.json", {"key": "drawn"})
+    names = [f"picture {n}" for n in range(28)]
+    files.write_json(folder / "built.json", {"key": "drawn", "inputs": {"items": names}})
     np.save(folder / "pictures.npy", np.repeat(np.arange(28, dtype=np.uint8), 64 * 64 * 3).reshape(28, 64, 64, 3))
     task = dataclasses.replace(task, varied=0.0)
     batch = task.batches(10, 3)(0)
@@ -484,9 +501,9 @@ def test_large_pictures_are_a_third_part_of_a_batch_and_belong_to_the_world(worl
     assert task.batch_tokens() == 4 * 64 + 4 * 16 + 2 * 256 and task.inputs() == {"world": "abc", "large": "drawn"}
     for one, other in zip(dataclasses.replace(make_task(world), varied=0.0).batches(10, 3)(0), batch, strict=False):
         np.testing.assert_array_equal(one, other)
-    np.save(folder / "pictures.npy", np.zeros((3, 64, 64, 3), np.uint8))
-    with pytest.raises(errors.InputError, match="28, got 3"):
-        dataclasses.replace(task).data
+    files.write_json(folder / "built.json", {"key": "drawn", "inputs": {"items": [*names[:13], names[27], *names[14:27], names[13]]}})
+    with pytest.raises(errors.InputError, match="must hold the 28 pictures of .*, in their order"):
+        dataclasses.replace(task).data  # one that is held out would stand where one to train on does
     with pytest.raises(errors.InputError, match="batch_large"):
         dataclasses.replace(task, large="")
 

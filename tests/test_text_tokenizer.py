@@ -17,6 +17,13 @@ def tokenizer() -> text.TextTokenizer:
     return text.train(SAMPLE, 380)
 
 
+@pytest.mark.parametrize("sample", [[], [""], ["", " "]])
+def test_of_no_text_at_all_there_are_bytes(sample):
+    tokenizer = text.train(sample, 2048, is_exact=False)
+    for words in ("déjà vu", "a\tb \n"):
+        assert tokenizer.decode(tokenizer.encode(words)) == words
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.text() | st.text(ODD + "ab"))
 @example(ODD)

@@ -170,8 +170,10 @@ class TrainAudioTokenizer:
         return {}
 
     def all_batches(self, splits: Sequence[str], most: int = sys.maxsize) -> Iterator[audio_losses.AudioBatch]:
-        """The first `most` clips of some splits, as `pad_all`."""
-        yield from self.pad_all(clip for split in splits for clip in [c for c in self.speech.clips if c.split == split][:most])
+        """At most `most` clips of each of some splits, evenly spread over it, as `pad_all`."""
+        for split in splits:
+            clips = [clip for clip in self.speech.clips if clip.split == split]
+            yield from self.pad_all(spread(clips, most))
 
     def pad_all(self, clips: Iterable[Spoken]) -> Iterator[audio_losses.AudioBatch]:
         """These clips, once, in batches; rows without a clip are empty."""
@@ -246,6 +248,11 @@ def read_world(folder: str | Path) -> Speech:
     taught = [set(decompose(clip.text)) for clip in clips if clip.split == "train"]
     counts = collections.Counter(itertools.chain.from_iterable(taught))
     return Speech(clips, "".join(sorted(letter for letter, count in counts.items() if count >= RARE * len(taught))))
+
+
+def spread(rows: Sequence, most: int) -> Sequence:
+    """At most so many of some rows, evenly spread over them: worlds have their simplest things first."""
+    return rows if len(rows) <= most else [rows[i] for i in np.linspace(0, len(rows) - 1, most).round().astype(int)]
 
 
 def decompose(text: str) -> str:

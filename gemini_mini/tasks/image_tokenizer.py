@@ -41,6 +41,7 @@ class Pictures(NamedTuple):
     valid: UInt8[np.ndarray, "B height width 3"]
     small: UInt8[np.ndarray, "B _ _ 3"]  # frames of clips and digits, train only
     large: UInt8[np.ndarray, "B _ _ 3"] | None  # the pictures of `train`, drawn larger
+    has_pictures: bool = True  # or `train` is one grey picture
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,10 @@ class TrainImageTokenizer:
 
         def batch(step: int) -> Batch:
             rng = np.random.default_rng((seed, step))
-            pictures = draw(data.train, self.batch_pictures, rng)
             small = (data.small[rng.integers(0, len(data.small), self.batch_small)],) if len(data.small) else ()
+            if small and not data.has_pictures:
+                return small
+            pictures = draw(data.train, self.batch_pictures, rng)
             if not self.batch_large:
                 return pictures, *small
             large = draw(data.large, self.batch_large, rng)
@@ -106,18 +109,18 @@ class TrainImageTokenizer:
     def evals(self, module: image.ImageTokenizer) -> dict[str, float | np.ndarray]:
         """Sharpness of each set, how evenly codes are used, whether pictures are recognised; a sheet."""
         module = nn.rounded(hosts.small(module))  # as it is exported
-        train = self.data.train[:EVAL_PICTURES]
+        train = spread(self.data.train, EVAL_PICTURES)
         codes = image.encode_many(module, train)
         drawn = image.decode_many(module, codes)
         figures, sheets = {"train/psnr": psnr(train, drawn)}, [(train, drawn)]
-        if len(valid := self.data.valid[:EVAL_PICTURES]):
+        if len(valid := spread(self.data.valid, EVAL_PICTURES)):
             sheets.insert(0, (valid, _again(module, valid)))
             figures["valid/psnr"] = psnr(*sheets[0])
-        if len(small := self.data.small[:EVAL_PICTURES]):
+        if len(small := spread(self.data.small, EVAL_PICTURES)):
             figures["small/psnr"] = psnr(small, _again(module, small))
         counts = self._counts(module)
         if self.data.large is not None:
-            large = self.data.large[:EVAL_PICTURES // 4]
+            large = spread(self.data.large, EVAL_PICTURES // 4)
             figures["large/psnr"] = psnr(large, _again(module, large))
         figures |= {"codes/used": float(np.mean(counts > 0)), "codes/perplexity": 2 ** entropy_bits(counts),
                     "codes/bits": entropy_bits(np.bincount(codes.ravel())),
@@ -174,21 +177,23 @@ def read_world(folder: str | Path, large: str = "") -> Pictures:
                                     f"{digits.shape[1:]} and {small[0].shape[1:]}; build the world with equal sizes")
         small.append(digits[: int(DIGITS_TRAINED * len(digits))])
     train = pictures[splits == "train"]
-    if not len(train):
+    has_pictures = len(train) > 0
+    if not has_pictures:
         train = np.full((1, *pictures.shape[1:]), GREY, np.uint8)
-    larger = _read_large(Path(large), len(splits))[splits == "train"] if large else None
-    return Pictures(train, pictures[splits == "valid"], np.concatenate(small), larger)
+    larger = _read_large(Path(large), folder)[splits == "train"] if large else None
+    return Pictures(train, pictures[splits == "valid"], np.concatenate(small), larger, has_pictures)
 
 
-def _read_large(folder: Path, count: int) -> UInt8[np.ndarray, "items _ _ 3"]:
+def _read_large(folder: Path, world: Path) -> UInt8[np.ndarray, "items _ _ 3"]:
     if not (folder / "built.json").is_file():
         raise errors.InputError(f"{folder}: holds no finished pictures; run: python -m data_prep.large_pictures "
                                 f"WORLD --out {folder}")
-    pictures = np.load(folder / "pictures.npy")
-    if len(pictures) != count:
-        raise errors.InputError(f"{folder}: must hold one picture for each of the world's {count}, got "
-                                f"{len(pictures)}; build it again from this world")
-    return pictures
+    drawn = files.read_json(folder / "built.json")["inputs"]["items"]
+    items = [item["chars"] for item in files.read_json(world / "pictures" / "items.json")]
+    if drawn != items:  # else one that is held out could stand where one to train on does
+        raise errors.InputError(f"{folder}: must hold the {len(items)} pictures of {world}, in their order, and holds {len(drawn)} others; "
+                                f"run again: python -m data_prep.large_pictures {world} --out {folder}")
+    return np.load(folder / "pictures.npy")
 
 
 def vary(
@@ -240,6 +245,11 @@ def recognised(
     wanted, got = (p.reshape(len(p), -1).astype(np.float32) / 255 for p in (pictures, drawn))
     distances = np.sum(wanted**2, axis=1)[None] - 2 * got @ wanted.T
     return float(np.mean(np.argmin(distances, axis=1) == np.arange(len(got))))
+
+
+def spread(pictures: UInt8[np.ndarray, "..."], most: int) -> UInt8[np.ndarray, "..."]:
+    """At most so many, evenly spread over them: worlds have their simplest things first."""
+    return pictures[np.unique(np.linspace(0, max(0, len(pictures) - 1), min(most, len(pictures))).round().astype(int))]
 
 
 def _sheet(*sets: UInt8[np.ndarray, "B height width 3"]) -> list[UInt8[np.ndarray, "height width*12 3"]]:

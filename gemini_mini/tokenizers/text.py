@@ -85,6 +85,7 @@ def train(sentences: Iterable[str], num_pieces: int, is_exact: bool = True) -> T
         letters = collections.Counter(itertools.chain.from_iterable(sentences))
         kept = {letter for letter, _ in letters.most_common((num_pieces - NUM_BYTES) // 2)}
         sentences = ["".join(letter for letter in sentence if letter in kept) for sentence in sentences]
+        sentences = list(filter(None, sentences)) or [" "]  # of no text at all, bytes
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(sentences), model_writer=out, vocab_size=num_pieces, model_type="bpe",
