@@ -160,5 +160,8 @@ def _compiled() -> ctypes.CDLL:
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise errors.InputError(f"{SOURCE} does not compile here; do without run.products and --eight-bit:\n{done.stderr[-2000:]}")
-            files.write_bytes(path, made.read_bytes())
+            try:
+                files.write_bytes(path, made.read_bytes())
+            except OSError:  # a home that cannot be written: compiled anew at each start
+                return ctypes.CDLL(str(made))
     return ctypes.CDLL(str(path))

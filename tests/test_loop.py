@@ -21,7 +21,7 @@ from flax import nnx
 import events
 from gemini_mini import errors, files, nn, progress
 from gemini_mini.data import mixture
-from gemini_mini.train import checkpoint, goodput, loop, machine, metrics, optim, preemption, recorder, step as step_lib, trace
+from gemini_mini.train import checkpoint, goodput, loop, machine, metrics, optim, peers, preemption, recorder, setup, step as step_lib, trace
 
 
 GRACE_S = 30  # from SIGTERM to the end of a preempted VM, on Google Cloud
@@ -522,6 +522,65 @@ def test_sums_are_those_of_a_walk_over_the_elements_and_know_every_bit_and_place
     assert len(found) == 66
 
 
+def test_nobody_trains_in_a_folder_where_another_does(tmp_path):
+    """Another process, by a lock that ends with it; when it has ended, training goes on."""
+    folder = tmp_path / "run"
+    holder = subprocess.Popen([sys.executable, "-c", f"""
+import time
+from pathlib import Path
+from gemini_mini.train import folder
+with folder.alone(Path({str(folder)!r})):
+    print("there", flush=True)
+    time.sleep(600)
+"""], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "there\n"
+    config = loop.RunConfig(folder=str(folder), steps=2)
+    with pytest.raises(errors.InputError, match="another process trains in it"):
+        loop.run(FitLine(), optim.OptimConfig(), config, {})
+    holder.kill()
+    holder.wait()
+    loop.run(FitLine(), optim.OptimConfig(), config, {})
+    assert (folder / "done.json").is_file()
+
+
+def test_later_checkpoints_than_the_intact_one_do_not_count(tmp_path):
+    """Damaged, the newest would push out each one that is saved before its step is reached again."""
+    for step in (5, 10, 20):
+        (tmp_path / f"{step:08d}").mkdir()
+    checkpoint.set_aside(tmp_path, 10)
+    assert checkpoint.steps(tmp_path) == [5, 10] and (tmp_path / "damaged-00000020").is_dir()
+    assert checkpoint.kept(tmp_path, checkpoint.Keep(1)) == {10}
+    (tmp_path / "00000020").mkdir()
+    checkpoint.set_aside(tmp_path, 5)
+    assert checkpoint.steps(tmp_path) == [5] and (tmp_path / "damaged-00000010").is_dir()
+
+
+@pytest.mark.parametrize("copy, stored, wanted", [(None, 4, 4), (6, 4, 6), (4, 4, 4), (2, 4, 4), (None, None, 0), (3, None, 3)])
+def test_the_latest_state_there_is_goes_on(tmp_path, monkeypatch, copy, stored, wanted):
+    if stored is not None:
+        (tmp_path / "checkpoints" / f"{stored:08d}").mkdir(parents=True)
+    built = setup.build(FitLine(), optim.OptimConfig(), loop.RunConfig(folder=str(tmp_path), steps=9), 9)
+    like = lambda place, step: built.fresh()._replace(weights={"w": jnp.full((8, 8), step + place)})
+    monkeypatch.setattr(checkpoint, "restore", lambda folder, template: (stored, like(0.25, stored)) if stored else None)
+    copies = object.__new__(peers.Copies)
+    copies.restore = lambda template: (copy, like(0.5, copy)) if copy else None
+    step, state = loop._resume(tmp_path, built, copies)
+    assert step == wanted
+    if wanted:
+        assert state.weights["w"][0, 0] - wanted == (0.5 if wanted == copy else 0.25), "of two alike, the one in memory"
+
+
+def test_what_a_trace_says_of_steps_left_out_is_dropped(tmp_path):
+    writer = trace.Writer(tmp_path, 0, ["a", "b"], {})
+    for n in range(5):
+        writer.write(np.array([n, n + 10], np.uint32))
+    writer.close()
+    trace.cut(tmp_path, 3)
+    leaves, rows = trace.read(tmp_path)
+    assert leaves == ["a", "b"] and rows.tolist() == [[0, 10], [1, 11], [2, 12]]
+    trace.cut(tmp_path / "none", 3)
+
+
 def test_goodput_counts_only_steps_that_are_still_in_the_weights(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(goodput.time, "perf_counter", lambda: now[0])
@@ -531,6 +590,9 @@ def test_goodput_counts_only_steps_that_are_still_in_the_weights(monkeypatch):
         now[0] += seconds
         meter.lap(is_productive)
     assert meter.figures() == {"productive_s": 30, "goodput": 30 / 60}
+    monkeypatch.setattr(goodput.time, "time", lambda: 7.0)  # a clock set back
+    assert meter.figures()["goodput"] == 1.0
+    monkeypatch.setattr(goodput.time, "time", lambda: 1000 + now[0])
     # Killed there; half of the steps were in the checkpoint, and it starts again ten seconds later.
     now[0] += 10
     meter = goodput.Meter(1090.0, [{"step": 4, "productive_s": 15.0}, {"step": 4, "valid": 1.0}], start=4)

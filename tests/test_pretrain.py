@@ -115,12 +115,13 @@ def test_a_trained_run_is_released_with_its_card_and_pictures(trained, tmp_path)
     kept = album.Album()
     example = {"prompt": kept.add([stream.Text("Draw: red square")]), "truth": [], "is_right": False,
                "answer": kept.add([stream.Image(np.zeros((32, 32, 3), np.uint8))])}
-    cell = {"value": 0.0, "low": 0.0, "high": 0.9, "n": 1, "chance": 0.0, "majority": None, "baseline": 0.0, "examples": [example]}
+    cell = {"value": 0.0, "low": 0.0, "high": 0.9, "n": 1, "chance": 0.0, "majority": None, "baseline": 0.0,
+            "sampling": "greedy", "samples": 1, "shots": 0, "examples": [example]}
     (trained / "evals").mkdir()
     album.save(kept, trained / "evals" / "examples.safetensors")
     files.write_json(trained / "evals_detail.json", {
         "half": "dev", "model": run.weights_hash(trained), "pictures": 2, "image_temperature": 0.0, "guidance": 1.5, "limit": 1,
-        "tasks": {"draw": {"unit": "accuracy", "splits": {"seen": cell}}}})
+        "is_valid_only": False, "tasks": {"draw": {"unit": "accuracy", "splits": {"seen": cell}}}})
     losses = release.release(trained, tmp_path / "small.safetensors")
     assert losses.keys() == {"draw", "words"} and all(0 < abs(after / before - 1) < 0.02 for before, after in losses.values())
     drawn = run.load(tmp_path / "small.safetensors")

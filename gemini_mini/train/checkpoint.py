@@ -140,6 +140,14 @@ def restore(folder: Path, template, last: int | None = None) -> tuple[int, objec
     return None
 
 
+def set_aside(folder: Path, last: int) -> None:
+    """Rename what is later than step `last`, the latest intact one: damaged, it would still count as the newest to keep."""
+    for step in [step for step in steps(folder) if step > last]:
+        aside = folder / f"damaged-{step:08d}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(folder / f"{step:08d}", aside)
+
+
 def steps(folder: Path) -> list[int]:
     """The steps that have a complete checkpoint, oldest first."""
     return sorted(int(p.name) for p in folder.glob("[0-9]*") if p.is_dir()) if folder.is_dir() else []

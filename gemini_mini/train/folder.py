@@ -1,11 +1,28 @@
 """What makes a run folder the folder of this run: the same settings and the same data."""
 
+import contextlib
+import fcntl
+from collections.abc import Iterator
 from pathlib import Path
 
 from gemini_mini import errors, files
 
 # Settings of the run that do not decide what is trained: they may change from one start to the next.
 FREE = ("mesh", "eval_every", "save_every", "keep", "keep_every", "keep_best", "flip")
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """While this process trains in the folder. Raises: InputError when another one does."""
+    if folder.is_file():
+        raise errors.InputError(f"{folder}: is a file; set run.folder=... to a folder, new or of this run")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise errors.InputError(f"{folder}: another process trains in it; wait for it, or set run.folder=... to start another") from None
+        yield
 
 
 def started(folder: Path, settings: dict, inputs: dict) -> dict | None:

@@ -29,4 +29,4 @@ class Meter:
         return self.last - before
 
     def figures(self) -> dict[str, float]:
-        return {GOOD: self.productive_s, "goodput": self.productive_s / max(time.time() - self.begun, 1e-9)}
+        return {GOOD: self.productive_s, "goodput": self.productive_s / max(time.time() - self.begun, self.productive_s, 1e-9)}  # a clock may be set back

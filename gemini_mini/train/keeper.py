@@ -18,18 +18,20 @@ def serve(address: tuple[str, int], key: bytes) -> None:
     """Answer until killed: a request is a JSON line, for "put" followed by the bytes."""
     copies: dict[int, dict[int, bytes]] = {}
     lock = threading.Lock()
-    with connection.Listener(address, authkey=key, backlog=64) as listener:
+    with connection.Listener(address, backlog=64) as listener:
         while True:
             try:
                 client = listener.accept()
-            except (connection.AuthenticationError, OSError, EOFError):
-                continue  # a stranger, or one who died at the door
-            threading.Thread(target=_answer, args=(client, copies, lock), daemon=True).start()
+            except (OSError, EOFError):
+                continue  # one who died at the door
+            threading.Thread(target=_answer, args=(client, key, copies, lock), daemon=True).start()
 
 
-def _answer(client: connection.Connection, copies: dict[int, dict[int, bytes]], lock: threading.Lock) -> None:
+def _answer(client: connection.Connection, key: bytes, copies: dict[int, dict[int, bytes]], lock: threading.Lock) -> None:
     with client:
         try:
+            connection.deliver_challenge(client, key)  # here: a stranger who says nothing keeps nobody waiting
+            connection.answer_challenge(client, key)
             request = json.loads(client.recv_bytes())
             data = client.recv_bytes() if request["do"] == "put" else b""
             with lock:
@@ -48,8 +50,8 @@ def _answer(client: connection.Connection, copies: dict[int, dict[int, bytes]], 
                         mine.clear()
                         answer = b""
             client.send_bytes(answer)
-        except (EOFError, OSError):
-            pass  # who asked is gone
+        except (EOFError, OSError, connection.AuthenticationError):
+            pass  # who asked is gone, or a stranger
 
 
 def ask(address: tuple[str, int], key: bytes, data: bytes | None = None, **request: int | str) -> bytes:

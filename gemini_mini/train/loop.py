@@ -98,6 +98,12 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
     if started and (folder / "done.json").is_file():
         print(f"reused {folder} (trained, {started['steps']} steps)")
         return
+    with folder_lib.alone(folder) if hosts.is_first() else contextlib.nullcontext():
+        _run(task, optim_config, config, settings, copies, folder, inputs, started)
+
+
+def _run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings: dict, copies: peers.Copies | None,
+         folder: Path, inputs: dict, started: dict | None) -> None:
     print(f"{folder}: compiling the training step (5 to 30 s)")
     built = None
     if not started:
@@ -125,7 +131,9 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
             if copies:
                 copies.forget()
             # Where that one is damaged a step before it is restored: the steps up to it come out the same again.
-            rollbacks.add(diverged, to=max(checkpoint.steps(folder / "checkpoints"), default=0))
+            to = max(checkpoint.steps(folder / "checkpoints"), default=0)
+            trace.cut(hosts.notes(folder), to)  # first: nobody may hold these steps against their new batches
+            rollbacks.add(diverged, to)
     whole = hosts.whole(state.weights)
     if hosts.is_first():
         task.export(nn.with_weights(built.module, whole), folder)  # before the figures: they need more memory
@@ -140,9 +148,15 @@ def run(task: Task, optim_config: optim.OptimConfig, config: RunConfig, settings
 
 
 def _resume(folder: Path, built: setup.Built, copies: peers.Copies | None) -> tuple[int, step_lib.TrainState]:
-    fresh = built.fresh()
+    """The latest state there is: a copy in memory, unless storage has a later one."""
+    fresh, place = built.fresh(), folder / "checkpoints"
     found = copies.restore(fresh) if copies else None
-    return found or checkpoint.restore(folder / "checkpoints", fresh) or (0, fresh)
+    if found and found[0] >= hosts.least(max(checkpoint.steps(place), default=0)):
+        return found
+    stored = checkpoint.restore(place, fresh)
+    if stored and hosts.is_first():
+        checkpoint.set_aside(place, stored[0])
+    return max(filter(None, (found, stored)), key=lambda each: each[0], default=(0, fresh))
 
 
 def _train(task: Task, config: RunConfig, started: dict, built: setup.Built, rollbacks: recovery.Rollbacks,

@@ -5,6 +5,7 @@ same file as an uninterrupted one (figures of speed apart).
 """
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +17,33 @@ class Writer:
     """Appends to RUN/metrics.jsonl and RUN/tensorboard."""
 
     def __init__(self, folder: Path, start_step: int):
-        import tensorboardX  # 0.4 s that sampling never pays
+        from tensorboardX import event_file_writer  # 0.4 s that sampling never pays
 
         self.path = folder / "metrics.jsonl"
         kept = [line for line in read(folder) if line["step"] <= start_step]
         files.write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self.file = open(self.path, "a")
-        # Files are named by the second alone: one begun in the same second would take the other's place.
-        self.board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=start_step, filename_suffix=f".{start_step}")
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        # Files are named by the second alone: one begun in the same second would take the other's place. Written by this thread:
+        # that of SummaryWriter dies of a full disk without a word, and then nobody empties the queue that training waits for.
+        self.board = event_file_writer.EventsWriter(str(folder / "tensorboard" / "events"), f".{start_step}")
+        self._show(start_step + 1, session_log={"status": 1})  # START: what other files say of this step and later ones is void
 
     def write(self, step: int, values: dict[str, float | np.ndarray]) -> None:
         """Numbers go to both; pictures (uint8 [height, width, 3]) to TensorBoard alone."""
         self.file.write(json.dumps(_record(step, values)) + "\n")
         self.file.flush()
-        for name, value in values.items():
-            if np.ndim(value) == 0:
-                self.board.add_scalar(name, float(value), step)
-            else:
-                self.board.add_image(name, value, step, dataformats="HWC")
+        from tensorboardX import summary
+
+        shown = [summary.scalar(name, float(value)) if np.ndim(value) == 0 else summary.image(name, value, dataformats="HWC")
+                 for name, value in values.items()]
+        self._show(step, summary={"value": [value for each in shown for value in each.value]})
+
+    def _show(self, step: int, **what) -> None:
+        from tensorboardX.proto import event_pb2
+
+        self.board.write_event(event_pb2.Event(wall_time=time.time(), step=step, **what))
+        self.board.flush()
 
     def close(self) -> None:
         self.file.close()

@@ -89,6 +89,12 @@ class Writer:
         self.file.close()
 
 
+def cut(folder: Path, steps: int) -> None:
+    """Drop the rows after so many steps."""
+    if known := read(folder):
+        files.write_bytes(folder / "trace.bin", known[1][:steps].tobytes())
+
+
 def read(folder: Path) -> tuple[list[str], UInt32[np.ndarray, "steps leaves"]] | None:
     """(names, a row a step) of the whole steps so far, or None where there is no trace."""
     if not (folder / "trace.json").is_file() or not (folder / "trace.bin").is_file():
