@@ -152,7 +152,7 @@ class TrainImageTokenizer:
 
     def _counts(self, module: image.ImageTokenizer) -> np.ndarray:
         """How often each code occurs on everything that is trained on."""
-        sets = [pixels for pixels in self.data[:1] + self.data[2:] if pixels is not None and len(pixels)]
+        sets = [pixels for pixels in (self.data.train, self.data.small, self.data.large) if pixels is not None and len(pixels)]
         codes = [image.encode_many(module, pixels).ravel() for pixels in sets]
         return np.bincount(np.concatenate(codes), minlength=module.config.num_codes)
 
