@@ -4,9 +4,10 @@
     python benchmarks/audio_quantisers.py --world data/demo/world --only joint
 
 Each variant is the same tokenizer under the same budget with other weights of the same losses; `k_means`
-has the encoder of `best_rq` and the means of what it hears in the training clips for codes. The codes
-are then frozen and a probe, the same for all, learns to spell from them by CTC; `log_mel` is the same
-probe on what the encoder hears, and the ceiling. The probe is what a reader makes of the codes: an
+has the encoder of `best_rq` and the means of what it hears in the training clips for codes, `mel_k_means`
+those of log-mel itself: no learned encoder at all. The codes are then frozen and a probe, the same for all,
+learns to spell from them by CTC; `log_mel` is the same probe on what the encoder hears, for as many steps as
+encoder and probe together: the ceiling. The probe is what a reader makes of the codes: an
 embedding, two Conformer blocks and a linear layer, trained on the training clips alone. With
 `--decoder` the demo's decoder learns to write them down besides, and nothing else: its columns are nats
 for each piece of what was said. Finished parts are reused. Columns end in the split;
@@ -73,37 +74,39 @@ class Probe(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Clusters:
-    """An encoder whose codes are the nearest of some centres in its hidden space."""
+    """Codes are the nearest of some centres: in the hidden space of an encoder, or where there is none in that of log-mel."""
 
-    encoder: audio.AudioTokenizer
+    encoder: audio.AudioTokenizer | None
+    around: int
     centres: Float32[np.ndarray, "V D"]
 
     @classmethod
     def load(cls, folder: Path) -> "Clusters":
-        return cls(audio.load(folder / "audio.safetensors"), files.load_arrays(folder / CENTRES)[0]["centres"])
+        encoder = audio.load(folder / "audio.safetensors") if (folder / "audio.safetensors").is_file() else None
+        return cls(encoder, audio.AudioTokenizerConfig().around, files.load_arrays(folder / CENTRES)[0]["centres"])
 
     @property
     def num_codes(self) -> int:
         return len(self.centres)
 
     def encode(self, samples: Float[Array, "B samples"], num_samples: Int[Array, "B"]) -> Int[Array, "B A"]:
-        mel, valid, _, _ = audio.features(samples, num_samples, self.encoder.config.around)
-        hidden = self.encoder.hidden(mel, valid)
+        hidden, _ = heard(self.encoder, self.around, samples, num_samples)
         return jnp.argmin(jnp.sum(self.centres**2, -1) - 2 * hidden @ self.centres.T, -1)
 
 
+def heard(encoder: audio.AudioTokenizer | None, around: int, samples: Float[Array, "B samples"], num_samples: Int[Array, "B"]):
+    """(what k-means sees of each code's time, valid frames)."""
+    mel, valid, _, _ = audio.features(samples, num_samples, around)
+    return encoder.hidden(mel, valid) if encoder else mel, valid
+
+
 def cluster(task: audio_tokenizer.TrainAudioTokenizer, folder: Path, seed: int) -> None:
-    """K-means, as HuBERT's (arXiv 2106.07447), of what a finished encoder makes of the training clips."""
-    encoder = audio.load(folder / "audio.safetensors")
-
-    @jax.jit
-    def hear(samples, num_samples):
-        mel, valid, _, _ = audio.features(samples, num_samples, encoder.config.around)
-        return encoder.hidden(mel, valid), valid
-
-    heard = [np.asarray(hidden)[np.asarray(valid)] for hidden, valid in (hear(b.samples, b.num_samples) for b in task.all_batches(("train",)))]
-    frames = np.random.default_rng(seed).permutation(np.concatenate(heard))[:MOST_FRAMES]
-    found = MiniBatchKMeans(encoder.config.num_codes, batch_size=4096, n_init=3, random_state=seed).fit(frames)
+    """K-means, as HuBERT's (arXiv 2106.07447), of what a finished encoder makes of the training clips, or of their log-mel."""
+    encoder = audio.load(folder / "audio.safetensors") if (folder / "audio.safetensors").is_file() else None
+    hear = jax.jit(lambda samples, num_samples: heard(encoder, task.model.around, samples, num_samples))
+    frames = [np.asarray(hidden)[np.asarray(valid)] for hidden, valid in (hear(b.samples, b.num_samples) for b in task.all_batches(("train",)))]
+    some = np.random.default_rng(seed).permutation(np.concatenate(frames))[:MOST_FRAMES]
+    found = MiniBatchKMeans(task.model.num_codes, batch_size=4096, n_init=3, random_state=seed).fit(some)
     files.save_arrays(folder / CENTRES, {"centres": found.cluster_centers_.astype(np.float32)}, {})
 
 
@@ -155,9 +158,13 @@ class TrainProbe:
         return figures
 
     def recorded(self, folder: str, probe: Path) -> float:
-        """Character error rate of a finished probe on a folder of recorded speech: see audio_tokenizer.read_folder."""
+        """Character error rate of a finished probe on a folder of recorded speech (audio_tokenizer.read_folder); how many were heard is printed."""
         module = nn.with_weights(self.init(nnx.Rngs(0)), jax.device_put(files.load_arrays(probe)[0]))
-        return self._misread(module, self.source.pad_all(audio_tokenizer.read_folder(folder)))
+        clips = audio_tokenizer.read_folder(folder)
+        batches = list(self.source.pad_all(clips))
+        judged = sum(int((batch.letters != audio_losses.BLANK).any(1).sum()) for batch in batches)
+        print(f"{folder}: {judged} of {len(clips)} recordings are judged; the others are too long, or hold what this world's letters cannot spell")
+        return self._misread(module, batches)
 
     def _misread(self, module: Probe, batches) -> float:
         read = jax.jit(lambda module, x, valid: jnp.argmax(module(x, valid, jnp.zeros_like(valid)), -1))
@@ -243,36 +250,37 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--decoder", nargs=2, type=Path, metavar=("TEXT", "IMAGE"), help="a decoder reads too, beside these tokenizers")
     parser.add_argument("--decoder-steps", type=int, default=400)
-    names = [*VARIANTS, "k_means", "log_mel"]
+    parser.add_argument("--tokenizer", type=Path, help="a finished one of this world's kind, for a row `given`")
+    names = [*VARIANTS, "k_means", "mel_k_means", "log_mel"]
     parser.add_argument("--only", nargs="*", choices=names, default=names)
     args = parser.parse_args()
-    out = Path(args.out)
-    for name in args.only:
-        figures, tokenizer = {}, ""
-        if name != "log_mel":
-            encoder = "best_rq" if name == "k_means" else name
-            task = audio_tokenizer.TrainAudioTokenizer(args.world, losses=VARIANTS[encoder])
-            train(task, out / encoder, args.steps, args.seed)
-            tokenizer = out / encoder / "audio.safetensors"
-            if name == "k_means":
-                tokenizer = out / encoder / CENTRES
-                if not tokenizer.is_file():
-                    cluster(task, out / encoder, args.seed)
+    out, table = Path(args.out), {}
+    for name in [*args.only, *(["given"] if args.tokenizer else [])]:
+        figures, tokenizer, probe_steps = {}, args.tokenizer if name == "given" else "", args.probe_steps
+        encoder = {"k_means": "best_rq"}.get(name, name)
+        task = audio_tokenizer.TrainAudioTokenizer(args.world, losses=VARIANTS.get(encoder, LOSSES))
+        if name == "log_mel":
+            probe_steps += args.steps  # what stands behind the other codes has learnt for so long already
+        elif name != "given":
+            if encoder in VARIANTS:
+                train(task, out / encoder, args.steps, args.seed)
+            tokenizer = out / encoder / (CENTRES if name.endswith("k_means") else "audio.safetensors")
+            if name.endswith("k_means") and not tokenizer.is_file():
+                cluster(task, out / encoder, args.seed)
         probe = TrainProbe(args.world, str(tokenizer))
         if probe.frozen:
             figures = code_figures(task, probe.frozen)
-        train(probe, out / f"{name}-probe", args.probe_steps, args.seed)
+        train(probe, out / f"{name}-probe", probe_steps, args.seed)
         figures |= files.read_json(out / f"{name}-probe" / "figures.json")
         if args.decoder and isinstance(probe.frozen, audio.AudioTokenizer):
             figures |= decoder_figures(args.world, (*args.decoder, tokenizer), out / name, args.decoder_steps, args.seed)
         if args.recorded:
             figures["recorded/cer"] = probe.recorded(args.recorded, out / f"{name}-probe" / "probe.safetensors")
-        files.write_json(out / f"{name}.json", figures)
-    tables = {path.stem: files.read_json(path) for path in sorted(out.glob("*.json"))}
+        table[name] = figures
     columns = ["train/cer", "valid/cer", "valid/cer_again", "valid_speaker_language/cer", "recorded/cer", "decoder, valid",
                "decoder, valid_speaker_language", "mel_error", "used", "perplexity"]
     print("| codes | " + " | ".join(columns) + " |\n|" + " --- |" * (len(columns) + 1))
-    for name, row in tables.items():
+    for name, row in table.items():
         print(f"| {name} | " + " | ".join(f"{row[c]:.3f}" if c in row else "–" for c in columns) + " |")
 
 

@@ -94,11 +94,11 @@ def codecs(name: str, pictures: np.ndarray, drawn: np.ndarray, our_bytes: float,
 
 
 def coded_bytes(prior: image_prior.Prior, codes: np.ndarray) -> float:
-    """Bytes a picture of the stream that holds all codes. Raises: RuntimeError unless they are read back the same."""
-    stream = prior.write(codes)
-    if not np.array_equal(prior.read(stream, codes.shape), codes):
-        raise RuntimeError("the codes read back from the range coder's stream are not those that were written")
-    return len(stream) / len(codes)
+    """Bytes a picture, each a stream of its own. Raises: RuntimeError unless they are read back the same."""
+    streams = prior.write(codes)
+    if not np.array_equal(prior.read(streams, codes.shape[1:]), codes):
+        raise RuntimeError("the codes read back from the range coder's streams are not those that were written")
+    return float(np.mean([len(stream) for stream in streams]))
 
 
 def recognition(world: emoji_world.World, split: str, tokenizer: image.ImageTokenizer) -> None:

@@ -18,6 +18,7 @@ from gemini_mini.tasks import image_tokenizer as task
 from gemini_mini.tokenizers import image
 from gemini_mini.train import optim
 
+Categorical = constriction.stream.model.Categorical
 BATCH_PICTURES = 64
 VARIED = 0.9  # share of training pictures that are mirrored, turned and moved
 
@@ -53,27 +54,26 @@ class Prior:
                 bar.info.update(bits=float(value) / np.log(2))
                 bar.advance()
 
-    def write(self, codes: Int[np.ndarray, "N Y X"]) -> bytes:
-        """The codes of all pictures as one stream of a range coder, each code by the chance that was given to it."""
-        encoder = constriction.stream.queue.RangeEncoder()
+    def write(self, codes: Int[np.ndarray, "N Y X"]) -> list[bytes]:
+        """A range coder's stream of each picture, each code by the chance that was given to it."""
+        streams = []
         for start in range(0, len(codes), BATCH_PICTURES):
             part = codes[start : start + BATCH_PICTURES].reshape(-1, codes[0].size)
-            for place in range(part.shape[1]):
-                for code, model in zip(part[:, place].tolist(), self._models(part, place), strict=True):
-                    encoder.encode(code, model)
-        return encoder.get_compressed().tobytes()
+            models = zip(*(self._models(part, place) for place in range(part.shape[1])))
+            streams += [_stream(row, models_of_row) for row, models_of_row in zip(part.tolist(), models, strict=True)]
+        return streams
 
-    def read(self, stream: bytes, shape: tuple[int, int, int]) -> Int[np.ndarray, "N Y X"]:
-        """What `write` was given, from the stream and the shape alone."""
-        decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(stream, np.uint32))
-        codes = np.zeros((shape[0], shape[1] * shape[2]), np.int32)
+    def read(self, streams: list[bytes], shape: tuple[int, int]) -> Int[np.ndarray, "N Y X"]:
+        """What `write` was given, from the streams and the shape of a picture alone."""
+        decoders = [_decoder(stream) for stream in streams]
+        codes = np.zeros((len(streams), shape[0] * shape[1]), np.int32)
         for start in range(0, len(codes), BATCH_PICTURES):
-            part = codes[start : start + BATCH_PICTURES]
+            part, here = codes[start : start + BATCH_PICTURES], decoders[start : start + BATCH_PICTURES]
             for place in range(part.shape[1]):
-                part[:, place] = [decoder.decode(model) for model in self._models(part, place)]
-        return codes.reshape(shape)
+                part[:, place] = [decoder.decode(model) for decoder, model in zip(here, self._models(part, place), strict=True)]
+        return codes.reshape(-1, *shape)
 
-    def _models(self, codes: Int[np.ndarray, "B A"], place: int) -> list[constriction.stream.model.Categorical]:
+    def _models(self, codes: Int[np.ndarray, "B A"], place: int) -> list[Categorical]:
         """The range coder's model of every picture's code at `place`.
 
         It reads the codes before and no other, and one program serves all batches: so the reader, for whom the
@@ -82,7 +82,7 @@ class Prior:
         before = np.where(np.arange(codes.shape[1]) < place, codes, 0)
         filled = np.pad(before, ((0, BATCH_PICTURES - len(codes)), (0, 0)))
         chances = np.asarray(self._chances(self.weights, filled, place))[: len(codes)]
-        return [constriction.stream.model.Categorical(row, perfect=False) for row in chances]
+        return [Categorical(row, perfect=False) for row in chances]
 
     def _logits(self, weights: dict[str, Array], codes: Int[Array, "B A"], place: int | Array | None = None) -> Float[Array, "B ... V"]:
         """Logits of every code, or of those at `place` alone."""
@@ -94,3 +94,22 @@ class Prior:
     def _nats(self, weights: dict[str, Array], codes: Int[np.ndarray, "B Y X"]) -> Float[Array, "B Y*X"]:
         flat = jnp.reshape(codes, (len(codes), -1))
         return optax.softmax_cross_entropy_with_integer_labels(self._logits(weights, flat), flat)
+
+
+def _stream(codes: list[int], models: tuple[Categorical, ...]) -> bytes:
+    """The fewest bytes which, whatever zeros follow, are read as these codes."""
+    encoder = constriction.stream.queue.RangeEncoder()
+    for code, model in zip(codes, models, strict=True):
+        encoder.encode(code, model)
+    whole = encoder.get_compressed().astype(">u4").tobytes()
+    for size in range(max(0, len(whole) - 8), len(whole)):
+        for more in (0, 1):  # a point of the last interval: cut off, or rounded up
+            shorter = (int.from_bytes(whole[:size], "big") + more).to_bytes(size + 1, "big")[1:]
+            reader = _decoder(shorter)
+            if all(reader.decode(model) == code for code, model in zip(codes, models)):
+                return shorter
+    return whole
+
+
+def _decoder(stream: bytes) -> constriction.stream.queue.RangeDecoder:
+    return constriction.stream.queue.RangeDecoder(np.frombuffer(stream.ljust(-(-len(stream) // 4) * 4 + 8, b"\0"), ">u4").astype(np.uint32))

@@ -379,8 +379,7 @@ def of_arrays(arrays: dict[str, np.ndarray], meta: dict[str, str], path: str | P
     try:
         settings = json.loads(meta["config"])
         config = AudioTokenizerConfig(**settings)
-        missing = dataclasses.asdict(config).keys() - settings.keys()
-        if missing:  # a default would make other codes of the same weights
+        if missing := dataclasses.asdict(config).keys() - settings.keys():  # a default would make other codes of the same weights
             raise KeyError(", ".join(sorted(missing)))
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise errors.InputError(f"{path}: is no audio tokenizer of this version ({error}); train it again") from None

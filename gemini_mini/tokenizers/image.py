@@ -281,6 +281,8 @@ def of_arrays(arrays: dict[str, np.ndarray], meta: dict[str, str], path: str | P
     try:
         values = json.loads(meta["config"])
         config = ImageTokenizerConfig(**values | {"levels": tuple(values["levels"])})
+        if missing := dataclasses.asdict(config).keys() - values.keys():  # a default would make other codes of the same weights
+            raise KeyError(", ".join(sorted(missing)))
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise errors.InputError(f"{path}: is no image tokenizer of this version ({error}); "
                                 "train it again") from None
