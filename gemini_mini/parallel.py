@@ -152,11 +152,10 @@ def per_device(fn: Callable, in_specs, out_specs, axes: tuple[str, ...] = MESH_A
     return jax.shard_map(fn, in_specs=in_specs, out_specs=out_specs, axis_names=set(axes), check_vma=False)
 
 
-class Part(NamedTuple):
-    """Rows `start / of` to `stop / of` of a batch."""
+class Parts(NamedTuple):
+    """Of the `of` equal parts that a batch's rows are cut into, those with these numbers, in this order."""
 
-    start: int
-    stop: int
+    numbers: tuple[int, ...]
     of: int
 
 
@@ -164,29 +163,34 @@ def shard_rows(batch: Callable[..., Any], step: int, devices: Mesh):
     """The batch of `step` on the devices, cut by rows and positions.
 
     `batch(step)` gives host arrays whose first axis is rows, the same in every process. On several processes
-    a `batch(step, part)` gives only that part of the rows, the part of this process's devices.
-    Raises: InputError when those are not one run of rows, or the rows cannot be cut so.
+    a `batch(step, parts)` gives only those parts of the rows that this process's devices hold: on a slice of
+    TPUs, whose chips are ordered by their links, they need not be neighbours.
+    Raises: InputError when the rows cannot be cut so.
     """
-    mine = np.argwhere([[d.process_index == jax.process_index() for d in row.flat] for row in _by_rows(devices)])
     of = len(_by_rows(devices))
-    part = Part(int(mine[:, 0].min()), int(mine[:, 0].max()) + 1, of)
-    is_partial = jax.process_count() > 1 and "part" in inspect.signature(batch).parameters
-    if is_partial and len(set(mine[:, 0])) != part.stop - part.start:
-        raise errors.InputError(f"run.mesh: a process must hold neighbouring rows, got {dict(devices.shape)} over "
-                                f"{jax.process_count()} processes; make data * fsdp or context smaller")
-    first, last, _ = part if is_partial else (0, of, of)
+    is_partial = jax.process_count() > 1 and "parts" in inspect.signature(batch).parameters
+    parts = Parts(_held(devices, jax.process_index()) if is_partial else tuple(range(of)), of)
 
     def place(x):
         x = np.asarray(x)
-        if len(x) % (last - first):
+        if len(x) % len(parts.numbers):
             raise errors.InputError(f"run.mesh: data * fsdp cuts a batch into {of} parts, and its {len(x)} rows cannot be; "
                                     "choose a multiple, or another mesh")
-        offset, shape = len(x) * first // (last - first), (len(x) * of // (last - first), *x.shape[1:])
+        size = len(x) // len(parts.numbers)
         cut = NamedSharding(devices, ROWS if x.ndim == 2 else PartitionSpec(AXIS_OF["B"]))
-        return jax.make_array_from_callback(
-            shape, cut, lambda at: x[(slice((at[0].start or 0) - offset, (at[0].stop or shape[0]) - offset), *at[1:])])
 
-    return jax.tree.map(place, batch(step, part) if is_partial else batch(step))
+        def piece(at: tuple[slice, ...]) -> np.ndarray:
+            first = size * parts.numbers.index((at[0].start or 0) // size)
+            return x[(slice(first, first + size), *at[1:])]
+
+        return jax.make_array_from_callback((size * of, *x.shape[1:]), cut, piece)
+
+    return jax.tree.map(place, batch(step, parts) if is_partial else batch(step))
+
+
+def _held(devices: Mesh, process: int) -> tuple[int, ...]:
+    """The parts of the rows of which some device of this process holds some."""
+    return tuple(number for number, held in enumerate(_by_rows(devices)) if any(d.process_index == process for d in held))
 
 
 def _by_rows(devices: Mesh) -> np.ndarray:

@@ -105,12 +105,12 @@ def test_rows_that_cannot_be_cut_are_refused():
         parallel.shard_rows(lambda step: np.zeros((9, 4)), 0, devices)
     dealt = loader.Loader(stored.Rows("", 4, {"a": np.zeros((20, 4), np.int32)}), (mixture.Stage("all", 1.0, {"a": 1.0}),), 9, 2, 0)
     with pytest.raises(errors.InputError, match="batch_rows: must be a multiple of 2, .* got 9"):
-        dealt.batch(0, (0, 1, 2))
+        dealt.batch(0, ((0,), 2))
 
 
-def train(shape, steps: int = 3, kind: str = "adamw", num_devices: int = 8) -> dict:
-    """Losses of a few steps on one batch, on a mesh over all processes, the first gradient, and the rows this one read."""
-    devices, read = parallel.mesh(tuple(shape), jax.devices()[:num_devices]), []
+def train(shape, order=range(8), steps: int = 3, kind: str = "adamw") -> dict:
+    """Losses of a few steps on one batch, on a mesh over all processes, the first gradient, and the parts of the rows this one read."""
+    devices, read = parallel.mesh(tuple(shape), [jax.devices()[i] for i in order]), []
     module = decoder.Decoder(CONFIG, nnx.Rngs(0))
     optimizer = optax.chain(keep(), optim.make(optim.OptimConfig(kind, warmup=0.0, decay=0.0), nn.axes(module), steps))
     host = step_lib.init(module, optimizer)
@@ -118,10 +118,10 @@ def train(shape, steps: int = 3, kind: str = "adamw", num_devices: int = 8) -> d
     state = jax.tree.map(lambda x, place: jax.make_array_from_callback(x.shape, place, np.asarray(x).__getitem__), host, places)
     step_fn = parallel.compile_step(step_lib.make(module, loss_fn, optimizer, 0), places, devices)
 
-    def reading(step, part=(0, 1, 1)):
-        start, stop, of = part
-        read.append([ROWS * start // of, ROWS * stop // of])
-        return jax.tree.map(lambda x: x[ROWS * start // of : ROWS * stop // of], batch(0))
+    def reading(step, parts=((0,), 1)):
+        numbers, of = parts
+        read.append(list(numbers))
+        return jax.tree.map(lambda x: np.concatenate([np.split(x, of)[number] for number in numbers]), batch(0))
 
     seen, first = [], {}
     for n in range(steps):
@@ -132,12 +132,16 @@ def train(shape, steps: int = 3, kind: str = "adamw", num_devices: int = 8) -> d
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count, shape", [(2, (1, 2, 2, 2)), (4, (1, 4, 1, 2)), (4, (2, 2, 1, 2))])
-def test_several_processes_train_as_one_and_read_only_their_rows(count, shape, tmp_path):
-    together = processes.together(count, "test_parallel.train", [shape], tmp_path)
+@pytest.mark.parametrize("count, shape, order, parts", [
+    (2, (1, 2, 2, 2), range(8), [[0], [1]]), (4, (1, 4, 1, 2), range(8), [[0], [1], [2], [3]]), (4, (2, 2, 1, 2), range(8), [[0], [1], [2], [3]]),
+    (2, (1, 4, 1, 2), (0, 1, 4, 5, 6, 7, 2, 3), [[0, 3], [1, 2]]),  # as on a torus of chips: a process's are no neighbours
+    (2, (1, 4, 2, 1), (0, 4, 1, 5, 6, 7, 2, 3), [[0, 1, 3], [0, 1, 2]]),  # and some rows are read by both
+])
+def test_several_processes_train_as_one_and_read_only_their_rows(count, shape, order, parts, tmp_path):
+    together = processes.together(count, "test_parallel.train", [shape, list(order)], tmp_path)
     alone = train(shape)
-    for i, one in enumerate(together):
-        assert one["read"] == [[ROWS * i // count, ROWS * (i + 1) // count]] * 3
+    for one, numbers in zip(together, parts, strict=True):
+        assert one["read"] == [numbers] * 3
         check_equal((one["seen"][0]["loss"], one["gradient"]), (alone["seen"][0]["loss"], alone["gradient"]))
         for got, wanted in zip(one["seen"], alone["seen"], strict=True):
             assert abs(got["loss"] - wanted["loss"]) < LOSS_BOUND and abs(got["grad_norm"] / wanted["grad_norm"] - 1) < GRADIENT_BOUND
@@ -147,7 +151,7 @@ def test_several_processes_train_as_one_and_read_only_their_rows(count, shape, t
 @pytest.mark.parametrize("shape", [(1, 2, 2, 2), pytest.param((2, 4, 1, 1), marks=pytest.mark.slow)])
 def test_muon_trains_on_a_mesh_as_on_one_device(shape):
     """Its Newton-Schulz multiplies whole matrices, which stand in pieces."""
-    alone, together = train((1, 1, 1, 1), kind="muon", num_devices=1), train(shape, kind="muon")
+    alone, together = train((1, 1, 1, 1), [0], kind="muon"), train(shape, kind="muon")
     for got, wanted in zip(together["seen"], alone["seen"], strict=True):
         assert abs(got["loss"] - wanted["loss"]) < MUON_BOUND
     assert alone["seen"][2]["loss"] < alone["seen"][0]["loss"] - 100 * MUON_BOUND

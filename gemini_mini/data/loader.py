@@ -1,5 +1,7 @@
 """The batch of a step: a function of (rows, stages, seed, step) and nothing else."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gemini_mini import errors
@@ -15,15 +17,15 @@ class Loader:
         sizes = {name: len(r) for name, r in stored.sources.items()}
         self.mixture = mixture.Mixture(stages, sizes, steps * batch_rows, seed, most_passes)
 
-    def batch(self, step: int, part: tuple[int, int, int] = (0, 1, 1)) -> packing.Batch:
-        """Rows step * batch_rows and following, from start / of to stop / of of them; no others are read.
+    def batch(self, step: int, parts: tuple[Sequence[int], int] = ((0,), 1)) -> packing.Batch:
+        """Of rows step * batch_rows and following, cut into `of` parts, those parts whose numbers are given; no other row is read.
 
-        Raises: InputError when they cannot be cut into `of` parts.
+        Raises: InputError when they cannot be cut so.
         """
-        start, stop, of = part
+        numbers, of = parts
         if self.batch_rows % of:
             raise errors.InputError(f"task.batch_rows: must be a multiple of {of}, the parts of run.mesh's data * fsdp, got {self.batch_rows}")
-        first = step * self.batch_rows
-        places = range(first + self.batch_rows * start // of, first + self.batch_rows * stop // of)
-        picked = [self.mixture.row(n) for n in places]
+        size = self.batch_rows // of
+        places = [step * self.batch_rows + number * size + n for number in numbers for n in range(size)]
+        picked = map(self.mixture.row, places)
         return packing.batch_of(np.stack([self.rows[source][row] for source, row in picked]))

@@ -37,7 +37,7 @@ class Task(Protocol):
     def batches(self, steps: int, seed: int) -> Callable[[int], Any]:
         """The batch of each step of a run of `steps` steps, as arrays whose first axis is rows.
 
-        A batch function with a second parameter `part` makes, on several processes, only a parallel.Part of the rows.
+        A batch function with a second parameter `parts` makes, on several processes, only those parallel.Parts of the rows.
         """
 
     def loss(self, module: nnx.Module, batch, key) -> tuple[jax.Array, dict[str, jax.Array]]: ...
