@@ -68,7 +68,7 @@ class Replay:
     def scan(self, times: int) -> int:
         """Report on random steps that follow a checkpoint, at most so many (0: until the run is done); stop at a difference.
 
-        ELSEWHERE when `times` is given and no step was computed as here.
+        ELSEWHERE when none of them was computed as here.
         """
         rng = np.random.default_rng(int(time.time()))
         done = 0
@@ -84,13 +84,28 @@ class Replay:
                 continue
             start = int(rng.choice(here))
             step = int(rng.integers(start + 1, ends[start] + 1))
+            past = self._past(step)
             at, state = self._before(step)
             if at < start:  # the run has deleted that checkpoint since
                 continue
-            if _report(step, *self._check_from(step, at, state)) == DIFFERENT:
+            try:
+                found = self._check_from(step, at, state)
+            except errors.InputError:
+                if past == self._past(step):
+                    raise
+                continue
+            if past != self._past(step):  # it went back meanwhile, and its steps are others now
+                continue
+            if _report(step, *found) == DIFFERENT:
                 return DIFFERENT
             done += 1
-        return SAME
+        if not done:
+            print(f"{self.folder}: ended, and none of its steps was computed as here and followed a checkpoint; nothing was compared", flush=True)
+        return SAME if done else ELSEWHERE
+
+    def _past(self, step: int) -> tuple[list[dict], bytes]:
+        """What the run says of its steps up to this one: other than before when it has gone back since."""
+        return recovery.Rollbacks(self.folder).all, (trace.read(self.folder) or ([], np.zeros((0, 1), np.uint32)))[1][:step].tobytes()
 
     def _before(self, step: int) -> tuple[int, step_lib.TrainState]:
         """The newest checkpoint before a step, and its state; the start without one."""

@@ -427,6 +427,9 @@ def test_the_newest_the_best_and_every_so_many_are_kept(tmp_path):
         for step, score in scores.items():
             saver.save(step, {"w": jnp.ones(4)}, score)
     assert checkpoint.best(tmp_path) == 4 and checkpoint.steps(tmp_path) == [3, 4, 6, 7]
+    for damaged in ({"scope": 3.0}, {"score": [3.0]}, {"score": "3.0"}, [3.0]):
+        files.write_json(tmp_path / "00000004" / "sums.json", damaged)
+        assert checkpoint.best(tmp_path) == 6, "one whose score cannot be read is not the best, and stops no run"
 
 
 def test_a_run_keeps_its_best_evaluation(tmp_path):

@@ -54,6 +54,32 @@ def test_a_sound_run_replays_to_the_same_bits(sound, capsys):
     assert again.scan(3) == replay.SAME and capsys.readouterr().out.count("every leaf is as recorded") == 3
 
 
+def test_steps_that_the_run_goes_back_from_meanwhile_are_not_said_to_be_computed_wrongly(sound, tmp_path, capsys):
+    folder = Path(shutil.copytree(sound, tmp_path / "run"))
+    again, trace = replay.load(folder), (folder / "trace.bin").read_bytes()
+    before, asked = again._before, []
+
+    def going_back(step):
+        asked.append(step)
+        if len(asked) == 1:
+            files.write_json(folder / "rollbacks.json", [{"at": 14, "to": 0, "why": "a test"}])
+        elif len(asked) == 2:
+            (folder / "trace.bin").write_bytes(trace[: len(trace) // 14])
+        else:
+            (folder / "rollbacks.json").unlink(missing_ok=True)
+            (folder / "trace.bin").write_bytes(trace)
+        return before(step)
+
+    again._before = going_back
+    assert again.scan(1) == replay.SAME and len(asked) >= 3
+    assert capsys.readouterr().out.count("as recorded") == 1
+
+
+def test_a_scan_that_compared_nothing_says_so(sound, capsys):
+    assert replay.load(sound).scan(0) == replay.ELSEWHERE, "it is done already"
+    assert "nothing was compared" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_scanner_beside_a_live_run_checks_it_to_its_end_and_changes_nothing(sound, tmp_path):
     folder, environment = tmp_path / "run", os.environ | {"PYTHONPATH": str(Path(__file__).parent), "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}

@@ -169,9 +169,10 @@ def kept(folder: Path, keep: Keep) -> set[int]:
 
 def _score(place: Path) -> float | None:
     try:
-        return files.read_json(place / "sums.json")["score"]
-    except errors.InputError:  # a damaged one, which restore will tell of
+        score = files.read_json(place / "sums.json")["score"]
+    except (errors.InputError, KeyError, TypeError):  # a damaged one, which restore will tell of
         return None
+    return score if isinstance(score, int | float) else None
 
 
 def _sums(state) -> dict[str, int]:
