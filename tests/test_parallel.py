@@ -85,18 +85,31 @@ def test_a_mesh_gives_one_devices_loss_and_gradient_of_shortcuts():
 
 def test_no_large_array_is_whole_on_every_device():
     """By accident: what a layer uses is gathered for it, but nothing is stored so, and no activation is made so."""
-    shape = (1, 2, 2, 2)
-    step, state, rows = step_on(shape, shortcuts=True)
+    shape, changes = (1, 2, 2, 2), {"shortcuts": True, "hidden": 768}  # so wide that an MLP's matrix is the largest of all arrays
+    step, state, rows = step_on(shape, **changes)
+    config = dataclasses.replace(CONFIG, **changes)
+    axes = nn.axes(decoder.Decoder(config, nnx.Rngs(0)))
     for name, leaf in {**state.weights, **{f"moment of {k}": v for k, v in state.opt_state.items()}}.items():
         if leaf.ndim > 1:
-            parts = {"K": 4, "N": 8, "F": 8, "V": 8, "Vs K": 8}[nn.axes(decoder.Decoder(dataclasses.replace(CONFIG, shortcuts=True), nnx.Rngs(0)))[name.removeprefix("moment of ")].replace("D", "").strip()]
+            parts = {"K": 4, "N": 8, "F": 8, "V": 8, "Vs K": 8}[axes[name.removeprefix("moment of ")].replace("D", "").strip()]
             assert leaf.addressable_shards[0].data.size * parts == leaf.size, name
     assert all(x.addressable_shards[0].data.size * 4 == x.size for x in rows)
-    # The largest arrays of one device's program are its own rows' and positions' logits, cut over the vocabulary, and what
-    # its blocks keep of them for the way back.
+    # The largest arrays of one device's program are an MLP's matrix, whole but for the tensor axis, its own rows' and positions'
+    # logits, cut over the vocabulary, and what its blocks keep of them for the way back.
     logits, kept = ROWS // 2 * TOKENS // 2 * VOCAB.size // 2, CONFIG.depth * (ROWS // 2) * (TOKENS // 2) * CONFIG.width
+    matrix = config.width * config.hidden_width
     largest = max(math.prod(s.dims) for s in hlo.shapes(step.as_text()))
-    assert largest == max(logits, kept) < min(VOCAB.size * CONFIG.width, CONFIG.depth * CONFIG.width * CONFIG.hidden_width)
+    assert largest == max(logits, kept, matrix // 2) < min(VOCAB.size * CONFIG.width, matrix)
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_no_moment_is_whole_on_every_device(kind):
+    devices, module = parallel.mesh((1, 2, 2, 2)), decoder.Decoder(dataclasses.replace(CONFIG, shortcuts=True), nnx.Rngs(0))
+    state = jax.eval_shape(lambda: step_lib.init(module, optim.make(optim.OptimConfig(kind), nn.axes(module), 3)))
+    places = parallel.shardings(state, nn.axes(module), devices)
+    moments = [(leaf, place) for leaf, place in zip(jax.tree.leaves(state.opt_state), jax.tree.leaves(places.opt_state), strict=True) if leaf.ndim > 1]
+    assert len(moments) >= 18
+    assert all(math.prod(place.shard_shape(leaf.shape)) * 4 <= leaf.size for leaf, place in moments)
 
 
 def test_rows_that_cannot_be_cut_are_refused():

@@ -1,7 +1,8 @@
 """The state in memory, twice: with the keeper of one's own host and with the next host's.
 
 A process that is killed comes back to its own keeper's copy; one that lost its host comes back to the next
-host's. All continue from the newest copy that everyone has, without reading storage, and lose at most the steps since.
+host's. All continue from the newest copy that everyone has, without reading storage, and lose the steps since: those between
+two copies, and those done while one was on its way.
 Fact: redundant in-memory copies of the model state, any intact one recovers the job (Gemini report, section 3).
 
 Orbax's own peer-to-peer manager (orbax.checkpoint.experimental.emergency.p2p) keeps local copies and fetches what
