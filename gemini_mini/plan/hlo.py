@@ -134,14 +134,18 @@ def count(text: str, mesh_shape: dict[str, int], causal_blocks: dict[str, int]) 
 
 
 def largest(text: str, count: int = 5) -> list[tuple[int, int, str]]:
-    """(bytes, how many, type and sides) of the largest arrays that a program makes; what stays within a fusion is none."""
-    program, found = Program(text), Counter()
+    """(bytes, how many; type, sides and what first makes it) of the largest arrays that a program makes; what stays within a fusion is none."""
+    program, found, makers = Program(text), Counter(), {}
     fused = {i.attribute("calls") for here in program.computations.values() for i in here.values() if i.op == "fusion"}
     for name in program.computations.keys() - fused:
         for i in program.computations[name].values():
             if i.op not in VIEWS and not i.op.endswith("-start"):
-                found.update(shape for shape in shapes(i.type) if not shape.is_on_chip)
-    return sorted(((s.size_bytes, n, f"{s.dtype}{list(s.dims)}") for s, n in found.items()), reverse=True)[:count]
+                for shape in shapes(i.type):
+                    found[shape] += not shape.is_on_chip
+                    if made := re.search(r'op_name="([^"]*)"', i.rest):
+                        makers.setdefault(shape, made[1].removeprefix("jit(step)/"))
+    told = lambda shape: f"{shape.dtype}{list(shape.dims)}" + (f"   {makers[shape]}" if shape in makers else "")
+    return sorted(((s.size_bytes, n, told(s)) for s, n in found.items() if n), reverse=True)[:count]
 
 
 class _Counter:
