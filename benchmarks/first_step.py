@@ -6,6 +6,7 @@ step: three times with nothing kept of earlier runs, and three times with the co
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -19,8 +20,9 @@ NUM_TIMES = 3
 TRAIN = Path(__file__).parents[1] / "train.py"
 
 
-def waited(arguments: list[str], cache: str) -> float:
-    """Seconds until train.py has done a step; it is stopped then."""
+def waited(arguments: list[str], cache: str) -> tuple[float, float]:
+    """Seconds, and CPU-seconds, until train.py has done a step; it is stopped then."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as run:
         trace, start = Path(run, "trace.bin"), time.monotonic()
         command = [sys.executable, str(TRAIN), *arguments, f"run.folder={run}"]
@@ -31,7 +33,8 @@ def waited(arguments: list[str], cache: str) -> float:
             process.kill()
         if not trace.is_file():
             raise errors.InputError("train.py did no step; its errors stand above")
-    return seconds
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:
@@ -45,8 +48,9 @@ def main() -> None:
         waited(given, kept)
         cached = [waited(given, kept) for _ in range(NUM_TIMES)]
     for name, times in (("cold", cold), ("cached", cached)):
-        print(f"train.py to its first step, {name}: median {statistics.median(times):.2f} s of "
-              + ", ".join(f"{each:.2f}" for each in times), flush=True)
+        seconds, cpu = zip(*times)
+        print(f"train.py to its first step, {name}: median {statistics.median(seconds):.2f} s of " + ", ".join(f"{each:.2f}" for each in seconds)
+              + f"; {statistics.median(cpu):.2f} CPU-seconds, {statistics.median(seconds) / statistics.median(s for s, _ in cold):.2f} of cold", flush=True)
 
 
 if __name__ == "__main__":
