@@ -61,7 +61,7 @@ def test_perplexity_counts_equal_codes():
 def test_usage_chart_has_a_bar_for_each_used_code():
     chart = card.usage_chart(np.array([5, 0, 100, 1, 0]), "codes")
     assert len(re.findall(r"z", re.search(r'path d="([^"]*)"', chart)[1])) == 3
-    assert "3 of 5 codes used" in chart and "106 codes" in chart
+    assert "3 of 5 used" in chart and "106 codes" in chart
 
 
 def test_pieces_write_the_text_and_name_their_bytes(tokenizer):
@@ -141,6 +141,7 @@ def test_one_page_shows_three_cards_and_loads_nothing(world, tokenizer, tmp_path
     assert page.headings == ["text", "images", "sound"]
     assert len(page.sources) > 10 and sum(source.startswith("data:audio/wav") for source in page.sources) == 2 * 2
     assert content.count('alt="log-mel of the original"') == content.count('alt="log-mel of the codes"') == 2
+    assert content.count('aria-label="how often each code is used"') == 3
     assert all(source.startswith("data:") for source in page.sources)
     printed = capsys.readouterr().out
     for line in ("strings come back exactly", "PSNR", "codes a second", "1,200", "of the variance of log-mel", "by CTC in training: valid"):

@@ -80,5 +80,5 @@ def usage_chart(counts: Int[np.ndarray, "V"], unit: str) -> str:
     used = np.count_nonzero(ordered)
     return (f'<svg class="chart" style="max-width:{width}px" viewBox="0 0 {width} {height}" role="img" '
             f'aria-label="how often each code is used">{grid}<path d="{bars}" fill="var(--strong)"/>'
-            f'<text x="{left}" y="{height - 6}">{used} of {len(ordered)} codes used, most frequent first, '
+            f'<text x="{left}" y="{height - 6}">{used} of {len(ordered)} used, most frequent first, '
             f"times in {int(ordered.sum()):,} {page.escape(unit)}</text></svg>")

@@ -26,6 +26,7 @@ def make(tokenizer: text.TextTokenizer, world: emoji_world.World, row_shares: Ma
     every = [line for lines in held.values() for line in lines]
     rows = [(name, str(len(texts)), f"{text_pieces.num_bytes(texts):,}",
              f"{text_pieces.bytes_per_piece(tokenizer, texts):.2f}") for name, texts in held.items()]
+    counts = np.bincount(np.concatenate(tokenizer.encode_many(every)), minlength=tokenizer.num_pieces)
     num_failed = failures(tokenizer, every)
     num_tried = NUM_STRINGS + len(every)
     mixed = text_pieces.mix(world, row_shares)
@@ -39,7 +40,7 @@ def make(tokenizer: text.TextTokenizer, world: emoji_world.World, row_shares: Ma
             "cheapest. Few pieces: long texts. Many: a large output matrix. The dot is this tokenizer's size.</p>")
     return card.Card("Text", facts, [card.Table("Bytes per piece, held-out names, prose and code",
                                                 ("text", "n", "bytes", "bytes per piece"), rows)],
-                     [("Cut into pieces", _cuts(tokenizer, world)),
+                     [("Use of the pieces", card.usage_chart(counts, "pieces of held-out text")), ("Cut into pieces", _cuts(tokenizer, world)),
                       ("What a vocabulary of each size costs", f'{note}<div class="charts">{curves}</div>')])
 
 

@@ -115,7 +115,7 @@ class TrainImageTokenizer:
         figures, sheets = {"train/psnr": psnr(train, drawn)}, [(train, drawn)]
         if len(valid := spread(self.data.valid, EVAL_PICTURES)):
             sheets.insert(0, (valid, _again(module, valid)))
-            figures["valid/psnr"] = psnr(*sheets[0])
+            figures |= {"valid/psnr": psnr(*sheets[0]), "valid/psnr_of_each": float(np.mean([psnr(*pair) for pair in zip(*sheets[0])]))}
         if len(small := spread(self.data.small, EVAL_PICTURES)):
             figures["small/psnr"] = psnr(small, _again(module, small))
         counts = self._counts(module)
