@@ -83,7 +83,7 @@ class TrainImageTokenizer:
         def draw(pictures: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
             chosen = pictures[rng.integers(0, len(pictures), count)]
             for index in np.flatnonzero(rng.random(count) < self.varied):
-                chosen[index] = vary(chosen[index], self.model.patch, rng)
+                chosen[index] = vary(chosen[index], self.model.patch, int(rng.integers(num_ways(self.model.patch))))
             return chosen
 
         def batch(step: int) -> Batch:
@@ -196,18 +196,30 @@ def _read_large(folder: Path, world: Path) -> UInt8[np.ndarray, "items _ _ 3"]:
     return np.load(folder / "pictures.npy")
 
 
-def vary(
-    picture: UInt8[np.ndarray, "size size 3"], patch: int, rng: np.random.Generator
-) -> UInt8[np.ndarray, "size size 3"]:
-    """Mirror, turn and move by less than a patch: other patches of the same drawing.
+def num_ways(patch: int) -> int:
+    """In how many ways `vary` shows a picture."""
+    return 8 * patch**2
+
+
+def vary(picture: UInt8[np.ndarray, "size size 3"], patch: int, way: int) -> UInt8[np.ndarray, "size size 3"]:
+    """Mirrored, turned and moved by less than a patch, in way 0 not at all: other patches of the same drawing.
 
     The few hundred pictures of a small world do not show every way a line can cross a patch.
     """
-    turned = np.rot90(picture[:, ::-1] if rng.random() < 0.5 else picture, rng.integers(4))
-    down, right = rng.integers(patch, size=2)
+    turn, down, right = way // patch**2, way // patch % patch, way % patch
+    turned = np.rot90(picture[:, ::-1] if turn >= 4 else picture, turn)
     moved = np.full_like(picture, 255)
     moved[down:, right:] = turned[: len(picture) - down, : len(picture) - right]
     return moved
+
+
+def unvary(picture: UInt8[np.ndarray, "size size 3"], patch: int, way: int) -> UInt8[np.ndarray, "size size 3"]:
+    """The picture that `vary` has shown so; what it moved over the edge is white."""
+    turn, down, right = way // patch**2, way // patch % patch, way % patch
+    moved = np.full_like(picture, 255)
+    moved[: len(picture) - down, : len(picture) - right] = picture[down:, right:]
+    turned = np.rot90(moved, -turn)
+    return turned[:, ::-1] if turn >= 4 else turned
 
 
 def collage(
