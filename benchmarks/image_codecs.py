@@ -5,8 +5,9 @@
 For each picture every codec is asked for our PSNR: its bytes stand on the line between the lowest quality that reaches it and
 the one below (AVIF is told to look at PSNR, which by default it does not). Headers are left out: the bytes of an all-white picture's file, same size and settings, are subtracted. JPEG
 uses its standard Huffman tables, so that they cancel. Ours is codes × log2(codebook) / 8, and beside it
-the picture's part of a range coder's stream, as codecs have entropy coders too: all pictures of a split are
-written by the chances of image_prior.py's decoder, trained on the codes of training pictures, and read back.
+the stream of a range coder, as codecs have entropy coders too: each picture is written by the chances of
+image_prior.py's decoder, trained on the codes of training pictures, and read back. The weights of that decoder and of the
+tokenizer are in no stream, as a codec's tables are in none. `--search` takes its time, as AVIF does at its slowest.
 Photographs are those inside scikit-image's wheel, their shorter side shrunk to 256 pixels: the middle
 128 × 128, whole and cut into tiles. The classifier tells the groups of emoji apart ("animal", "food", ...); it learns from
 real training pictures and their shifted copies, and is asked about originals and their drawings. Of the test
@@ -37,6 +38,7 @@ CODECS = {"JPEG 4:2:0": ("JPEG", {"subsampling": 2}), "JPEG 4:4:4": ("JPEG", {"s
 PHOTOGRAPHS = (data.astronaut, data.coffee, data.chelsea, data.rocket, data.hubble_deep_field,
                data.immunohistochemistry, data.retina)
 PHOTOGRAPH_PIXELS, TILE_PIXELS = 128, 32
+BYTES_A_DB = 4.0  # of ours are worth a decibel: about what a quarter of AVIF's grow by
 
 
 def photographs() -> np.ndarray:
@@ -93,12 +95,25 @@ def codecs(name: str, pictures: np.ndarray, drawn: np.ndarray, our_bytes: float,
           f"at least 4 × ours for {np.mean(best >= 4 * our_bytes):.0%} of pictures")
 
 
-def coded_bytes(prior: image_prior.Prior, codes: np.ndarray) -> float:
+def coded_bytes(prior: image_prior.Prior, codes: np.ndarray, ways: np.ndarray) -> float:
     """Bytes a picture, each a stream of its own. Raises: RuntimeError unless they are read back the same."""
-    streams = prior.write(codes)
-    if not np.array_equal(prior.read(streams, codes.shape[1:]), codes):
+    streams = prior.write(codes, ways)
+    if not all(map(np.array_equal, prior.read(streams, codes.shape[1]), (codes, ways))):
         raise RuntimeError("the codes read back from the range coder's streams are not those that were written")
     return float(np.mean([len(stream) for stream in streams]))
+
+
+def looked_for(prior: image_prior.Prior, pictures: np.ndarray, candidates: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and way of each picture: the way that keeps most for its bytes, and there each code by what it draws."""
+    every = np.arange(prior.ways)
+    chosen = []
+    for picture in pictures:
+        same = np.broadcast_to(picture, (len(every), *picture.shape))
+        codes = prior.encode(same, every)
+        kept = [psnr(picture, again) for again in prior.draw(codes, every, picture.shape[:2])]
+        chosen.append(int(np.argmax(BYTES_A_DB * np.array(kept) - prior.costs(codes, every))))
+    ways = np.array(chosen)
+    return prior.encode(pictures, ways, candidates), ways
 
 
 def recognition(world: emoji_world.World, split: str, tokenizer: image.ImageTokenizer) -> None:
@@ -128,7 +143,8 @@ def main() -> None:
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("world", type=Path)
     parser.add_argument("--sheet", type=Path, help="PNG of originals above drawings")
-    parser.add_argument("--search", type=int, default=0, help="codes tried for each, by what they draw (default: the nearest, at once)")
+    parser.add_argument("--search", type=int, default=0, help="besides, the best of all ways to show a picture, and of so many codes for each "
+                        "patch by what they draw (default: the nearest, at once)")
     parser.add_argument("--prior-steps", type=int, default=1000, help="training of the entropy coder")
     args = parser.parse_args()
     tokenizer, world = image.load(args.tokenizer), emoji_world.load(args.world).only("dev")
@@ -139,14 +155,17 @@ def main() -> None:
     prior.train(np.asarray(world.pictures[world.items_in("train")]), args.prior_steps)
     held_out = [(split, np.asarray(world.pictures[world.items_in(split)])) for split in SPLITS]
     for name, originals in (*held_out, ("photographs", photos), ("tiles", np.asarray(tiles))):
-        codes = image.encode_searched(tokenizer, originals, args.search, sweeps=int(args.search > 0))
-        drawn = image.decode_many(tokenizer, codes)
-        quality(name, originals, drawn)
-        counts = np.bincount(codes.ravel(), minlength=tokenizer.config.num_codes)
-        print(f"{name}: {np.mean(counts > 0):.1%} of {len(counts)} codes occur, "
-              f"perplexity {2 ** task.entropy_bits(counts):.0f}")
-        if originals.shape[1] == TILE_PIXELS:
-            codecs(name, originals, drawn, our_bytes, coded_bytes(prior, codes))
+        plain = np.zeros(len(originals), int)
+        asked = [(name, prior.encode(originals, plain), plain)]
+        if args.search and originals.shape[1] == TILE_PIXELS:
+            asked.append((f"{name}, looked for", *looked_for(prior, originals, args.search)))
+        for title, codes, ways in asked:
+            drawn = prior.draw(codes, ways, originals.shape[1:3])
+            quality(title, originals, drawn)
+            counts = np.bincount(codes.ravel(), minlength=tokenizer.config.num_codes)
+            print(f"{title}: {np.mean(counts > 0):.1%} of {len(counts)} codes occur, perplexity {2 ** task.entropy_bits(counts):.0f}")
+            if originals.shape[1] == TILE_PIXELS:
+                codecs(title, originals, drawn, our_bytes, coded_bytes(prior, codes, ways))
         if args.sheet:
             few = np.linspace(0, len(originals) - 1, min(12, len(originals))).astype(int)
             sheet = np.concatenate([np.concatenate(list(p[few]), axis=1) for p in (originals, drawn)])

@@ -1,6 +1,8 @@
 """How well a picture's codes are foreseen: a small decoder, the project's own, over the codes of one picture.
 
-What it does not foresee is what a range coder writes, and what a language model must learn.
+What it does not foresee is what a range coder writes, and what a language model must learn. As codecs look for the
+cheapest way to write a picture, it can be asked in which of the tokenizer's ways (mirrored, turned, moved by less
+than a patch) a picture is best kept; the way is written before the codes.
 Next: image_codecs.py, which sets the bytes beside those of picture codecs.
 """
 
@@ -20,83 +22,116 @@ from gemini_mini.train import optim
 
 Categorical = constriction.stream.model.Categorical
 BATCH_PICTURES = 64
-VARIED = 0.9  # share of training pictures that are mirrored, turned and moved
+VARIED, VARIED_AT_LAST = 0.9, 0.2  # share of training pictures that are not shown as they are, and in the last third of the steps
+HIDDEN = 0.12  # of the codes read in training are another: what is foreseen hangs on no single one
+AVERAGED_STEPS = 500  # the weights that are used are the mean of about so many
 
 
 class Prior:
-    """Next-code prediction within one picture, row by row, from a start mark."""
+    """Next-code prediction within one picture, row by row, from a mark that says in which way it is shown."""
 
     def __init__(self, tokenizer: image.ImageTokenizer):
-        self.tokenizer, self.start = tokenizer, tokenizer.config.num_codes
-        self.model = decoder.Decoder(decoder.DecoderConfig(vocab_size=self.start + 1, depth=3), nnx.Rngs(0))
+        self.tokenizer, self.num_codes = tokenizer, tokenizer.config.num_codes
+        self.ways = task.num_ways(tokenizer.config.patch)
+        self.model = decoder.Decoder(decoder.DecoderConfig(vocab_size=self.num_codes + self.ways, depth=3, shortcuts=True), nnx.Rngs(0))
         self.weights = nn.weights(self.model)
-        self._chances = jax.jit(lambda weights, codes, place: jax.nn.softmax(self._logits(weights, codes, place)))
+        self._chances = jax.jit(lambda weights, ways, codes, place: jax.nn.softmax(self._logits(weights, ways, codes, place)))
+        self._costs = jax.jit(lambda weights, ways, codes: jnp.sum(self._nats(weights, ways, codes, codes), -1) / np.log(2) / 8)
 
     def train(self, pictures: UInt8[np.ndarray, "N height width 3"], steps: int, seed: int = 0) -> None:
-        """Learn the codes of `pictures`, each drawn `steps` × 64 / N times in some position."""
+        """Learn the codes of `pictures`, each drawn `steps` × 64 / N times in some way."""
         settings = optim.OptimConfig(kind="muon", lr=3e-3, muon_lr=1e-2, decay=0.6)
-        optimizer = optim.make(settings, nn.axes(self.model), steps)
+        optimizer, weights = optim.make(settings, nn.axes(self.model), steps), self.weights
 
         @jax.jit
-        def step(weights, state, codes):
-            value, gradient = jax.value_and_grad(lambda w: jnp.mean(self._nats(w, codes)))(weights)
+        def step(weights, mean, state, ways, given, codes, n):
+            value, gradient = jax.value_and_grad(lambda w: jnp.mean(self._nats(w, ways, given, codes)))(weights)
             updates, state = optimizer.update(gradient, state, weights)
-            return optax.apply_updates(weights, updates), state, value
+            weights = optax.apply_updates(weights, updates)
+            old = jnp.minimum(1 - 1 / AVERAGED_STEPS, n / (n + 10))
+            return weights, jax.tree.map(lambda a, b: old * a + (1 - old) * b, mean, weights), state, value
 
-        rng, state = np.random.default_rng(seed), optimizer.init(self.weights)
+        rng, state = np.random.default_rng(seed), optimizer.init(weights)
         with progress.bar("entropy coder", steps, "steps") as bar:
-            for _ in range(steps):
+            for n in range(steps):
                 shown = pictures[rng.integers(0, len(pictures), BATCH_PICTURES)]
-                for index in np.flatnonzero(rng.random(BATCH_PICTURES) < VARIED):
-                    shown[index] = task.vary(shown[index], self.tokenizer.config.patch, rng)
-                codes = image.encode_many(self.tokenizer, shown)
-                self.weights, state, value = step(self.weights, state, codes)
+                is_varied = rng.random(BATCH_PICTURES) < (VARIED if n < 2 * steps / 3 else VARIED_AT_LAST)
+                ways = np.where(is_varied, rng.integers(0, self.ways, BATCH_PICTURES), 0)
+                codes = self.encode(shown, ways)
+                given = np.where(rng.random(codes.shape) < HIDDEN, rng.integers(0, self.num_codes, codes.shape), codes)
+                weights, self.weights, state, value = step(weights, self.weights, state, ways, given, codes, n)
                 bar.info.update(bits=float(value) / np.log(2))
                 bar.advance()
 
-    def write(self, codes: Int[np.ndarray, "N Y X"]) -> list[bytes]:
-        """A range coder's stream of each picture, each code by the chance that was given to it."""
+    def encode(self, pictures: UInt8[np.ndarray, "N height width 3"], ways: Int[np.ndarray, "N"], candidates: int = 0) -> Int[np.ndarray, "N A"]:
+        """Codes of each picture in its way; `candidates` as of image.encode_searched."""
+        shown = np.stack([task.vary(picture, self.tokenizer.config.patch, way) for picture, way in zip(pictures, ways.tolist(), strict=True)])
+        return image.encode_searched(self.tokenizer, shown, candidates, sweeps=int(candidates > 0)).reshape(len(shown), -1)
+
+    def draw(self, codes: Int[np.ndarray, "N A"], ways: Int[np.ndarray, "N"], sides: tuple[int, int]) -> UInt8[np.ndarray, "N height width 3"]:
+        """Pictures of these sides, as they were before they were shown in these ways."""
+        patch = self.tokenizer.config.patch
+        drawn = image.decode_many(self.tokenizer, codes.reshape(-1, sides[0] // patch, sides[1] // patch))
+        return np.stack([task.unvary(picture, patch, way) for picture, way in zip(drawn, ways.tolist(), strict=True)])
+
+    def costs(self, codes: Int[np.ndarray, "N A"], ways: Int[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
+        """Bytes that the codes of each picture take by the chances given to them."""
+        parts = [self._costs(self.weights, *map(self._filled, (ways[i : i + BATCH_PICTURES], codes[i : i + BATCH_PICTURES])))
+                 for i in range(0, len(codes), BATCH_PICTURES)]
+        return np.concatenate([np.asarray(part) for part in parts])[: len(codes)]
+
+    def write(self, codes: Int[np.ndarray, "N A"], ways: Int[np.ndarray, "N"]) -> list[bytes]:
+        """A range coder's stream of each picture: its way, and each code by the chance that was given to it."""
         streams = []
-        for start in range(0, len(codes), BATCH_PICTURES):
-            part = codes[start : start + BATCH_PICTURES].reshape(-1, codes[0].size)
-            models = zip(*(self._models(part, place) for place in range(part.shape[1])))
-            streams += [_stream(row, models_of_row) for row, models_of_row in zip(part.tolist(), models, strict=True)]
+        for i in range(0, len(codes), BATCH_PICTURES):
+            part, here = codes[i : i + BATCH_PICTURES], ways[i : i + BATCH_PICTURES]
+            models = zip(*(self._models(here, part, place) for place in range(part.shape[1])))
+            streams += [_stream([way, *row], [self._any_way(), *of_row]) for way, row, of_row in zip(here.tolist(), part.tolist(), models, strict=True)]
         return streams
 
-    def read(self, streams: list[bytes], shape: tuple[int, int]) -> Int[np.ndarray, "N Y X"]:
-        """What `write` was given, from the streams and the shape of a picture alone."""
-        decoders = [_decoder(stream) for stream in streams]
-        codes = np.zeros((len(streams), shape[0] * shape[1]), np.int32)
-        for start in range(0, len(codes), BATCH_PICTURES):
-            part, here = codes[start : start + BATCH_PICTURES], decoders[start : start + BATCH_PICTURES]
-            for place in range(part.shape[1]):
-                part[:, place] = [decoder.decode(model) for decoder, model in zip(here, self._models(part, place), strict=True)]
-        return codes.reshape(-1, *shape)
+    def read(self, streams: list[bytes], num_codes: int) -> tuple[Int[np.ndarray, "N A"], Int[np.ndarray, "N"]]:
+        """What `write` was given, from the streams and the number of codes alone."""
+        readers = [_reader(stream) for stream in streams]
+        ways = np.array([reader.decode(self._any_way()) for reader in readers])
+        codes = np.zeros((len(streams), num_codes), np.int32)
+        for i in range(0, len(codes), BATCH_PICTURES):
+            part, here = codes[i : i + BATCH_PICTURES], slice(i, i + BATCH_PICTURES)
+            for place in range(num_codes):
+                part[:, place] = [reader.decode(model) for reader, model in zip(readers[here], self._models(ways[here], part, place), strict=True)]
+        return codes, ways
 
-    def _models(self, codes: Int[np.ndarray, "B A"], place: int) -> list[Categorical]:
+    def _any_way(self) -> Categorical:
+        return Categorical(np.full(self.ways, 1 / self.ways, np.float32), perfect=False)
+
+    def _models(self, ways: Int[np.ndarray, "B"], codes: Int[np.ndarray, "B A"], place: int) -> list[Categorical]:
         """The range coder's model of every picture's code at `place`.
 
         It reads the codes before and no other, and one program serves all batches: so the reader, for whom the
         rest are still zeros, is given the writer's chances to the last bit.
         """
         before = np.where(np.arange(codes.shape[1]) < place, codes, 0)
-        filled = np.pad(before, ((0, BATCH_PICTURES - len(codes)), (0, 0)))
-        chances = np.asarray(self._chances(self.weights, filled, place))[: len(codes)]
+        chances = np.asarray(self._chances(self.weights, self._filled(ways), self._filled(before), place))[: len(codes)]
         return [Categorical(row, perfect=False) for row in chances]
 
-    def _logits(self, weights: dict[str, Array], codes: Int[Array, "B A"], place: int | Array | None = None) -> Float[Array, "B ... V"]:
+    def _filled(self, rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([rows, np.zeros((BATCH_PICTURES - len(rows), *rows.shape[1:]), rows.dtype)])
+
+    def _logits(
+        self, weights: dict[str, Array], ways: Int[Array, "B"], codes: Int[Array, "B A"], place: int | Array | None = None
+    ) -> Float[Array, "B ... V"]:
         """Logits of every code, or of those at `place` alone."""
-        given = jnp.concatenate([jnp.full((len(codes), 1), self.start), codes[:, :-1]], axis=1)
+        given = jnp.concatenate([self.num_codes + ways[:, None], codes[:, :-1]], axis=1)
         model = nn.with_weights(self.model, weights)
         hidden = model(given, jnp.broadcast_to(jnp.arange(given.shape[1])[None], given.shape), jnp.ones_like(given))
-        return model.logits(hidden if place is None else hidden[:, place])
+        return model.logits(hidden if place is None else hidden[:, place])[..., : self.num_codes]
 
-    def _nats(self, weights: dict[str, Array], codes: Int[np.ndarray, "B Y X"]) -> Float[Array, "B Y*X"]:
-        flat = jnp.reshape(codes, (len(codes), -1))
-        return optax.softmax_cross_entropy_with_integer_labels(self._logits(weights, flat), flat)
+    def _nats(
+        self, weights: dict[str, Array], ways: Int[Array, "B"], given: Int[Array, "B A"], codes: Int[Array, "B A"]
+    ) -> Float[Array, "B A"]:
+        return optax.softmax_cross_entropy_with_integer_labels(self._logits(weights, ways, given), codes)
 
 
-def _stream(codes: list[int], models: tuple[Categorical, ...]) -> bytes:
+def _stream(codes: list[int], models: list[Categorical]) -> bytes:
     """The fewest bytes which, whatever zeros follow, are read as these codes."""
     encoder = constriction.stream.queue.RangeEncoder()
     for code, model in zip(codes, models, strict=True):
@@ -105,11 +140,11 @@ def _stream(codes: list[int], models: tuple[Categorical, ...]) -> bytes:
     for size in range(max(0, len(whole) - 8), len(whole)):
         for more in (0, 1):  # a point of the last interval: cut off, or rounded up
             shorter = (int.from_bytes(whole[:size], "big") + more).to_bytes(size + 1, "big")[1:]
-            reader = _decoder(shorter)
+            reader = _reader(shorter)
             if all(reader.decode(model) == code for code, model in zip(codes, models)):
                 return shorter
     return whole
 
 
-def _decoder(stream: bytes) -> constriction.stream.queue.RangeDecoder:
+def _reader(stream: bytes) -> constriction.stream.queue.RangeDecoder:
     return constriction.stream.queue.RangeDecoder(np.frombuffer(stream.ljust(-(-len(stream) // 4) * 4 + 8, b"\0"), ">u4").astype(np.uint32))
