@@ -2,6 +2,7 @@
 
     python -m benchmarks.image_quantisers data/laptop/world --steps 600
 
+The levels of fsq are those its paper recommends for so many codes (arXiv 2309.15505, table 1).
 Each is an ordinary run of train.py under runs/quantisers, reused when it is there. Figures are of the
 validation split and of the tokenizer in training, before unused codes are dropped. "bits after left"
 counts pairs of neighbours in 1,024 pictures: with thousands of codes that is far too few of them, so
@@ -21,9 +22,9 @@ VARIANTS = {
     "pulled-4096": (MANY, CONTEXT),
     "rotation-4096": (MANY, CONTEXT, "task.model.quantiser=rotation"),
     "simvq-4096": (MANY, CONTEXT, "task.model.quantiser=simvq"),
-    "fsq-4096-alone": (*FSQ, "task.model.levels=(8,8,8,8)", MANY),
-    "fsq-4096": (*FSQ, "task.model.levels=(8,8,8,8)", MANY, CONTEXT),
-    "fsq-16384": (*FSQ, "task.model.levels=(8,8,8,8,4)", "task.model.num_codes=16384", CONTEXT),
+    "fsq-4375-alone": (*FSQ, "task.model.levels=(7,5,5,5,5)", "task.model.num_codes=4375"),
+    "fsq-4375": (*FSQ, "task.model.levels=(7,5,5,5,5)", "task.model.num_codes=4375", CONTEXT),
+    "fsq-15360": (*FSQ, "task.model.levels=(8,8,8,6,5)", "task.model.num_codes=15360", CONTEXT),
 }
 
 
@@ -31,12 +32,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare quantisers of the image tokenizer under an equal budget.")
     parser.add_argument("world", help="a built world, e.g. data/laptop/world")
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", choices=sorted(VARIANTS), default=list(VARIANTS))
     args = parser.parse_args()
     lines = []
     for name in args.only:
-        folder = Path("runs/quantisers") / name
-        common = [f"task.world={args.world}", f"run.folder={folder}", f"run.steps={args.steps}", "run.max_minutes=0"]
+        folder = Path("runs/quantisers") / f"{name}-{args.seed}"
+        common = [f"task.world={args.world}", f"run.folder={folder}", f"run.steps={args.steps}", f"run.seed={args.seed}", "run.max_minutes=0"]
         experiment = config.load("configs/image_tokenizer.py", [*common, *VARIANTS[name]])
         loop.run(experiment.task, experiment.optim, experiment.run, config.to_json(experiment))
         figures = files.read_json(folder / "done.json")

@@ -55,7 +55,7 @@ def attend(kind: str, length: int, documents: int):
 
 def train(kind: str, length: int, documents: int):
     """The demo's step on random rows, and its arguments."""
-    config = decoder.DecoderConfig(VOCAB.size, context_tokens=length, attention=kind)
+    config = decoder.DecoderConfig(VOCAB.size, context_tokens=length, attention=kind, shortcuts=True)
     module = decoder.Decoder(config, nnx.Rngs(0))
     ids = np.random.default_rng(0).integers(vocabulary.NUM_CONTROL, VOCAB.end, (TOKENS // length, length)).astype(np.int32)
     ids[:, :: length // documents] = vocabulary.BOS
