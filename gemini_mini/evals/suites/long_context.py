@@ -10,7 +10,7 @@ needles at each depth and length (Gemini 1.5 Pro).
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,18 +47,22 @@ def _needles(kind: str, needle: Needle, baseline_title: str, exam: task.Exam) ->
     def ask(problem: Any, number: int = 0) -> task.Example:
         return questions.last(made.show(exam.world, problem)[:1], number)
 
-    def ids_of(problems: Sequence[Any]) -> list[int]:
-        return [n + ROOM_TOKENS for n in model.lengths([ask(problem).prompt for problem in problems])]
+    def fits(problem: Any, size: int, depth: float, length: int) -> bool:
+        return model.lengths([ask(needle.sized(problem, size, depth)).prompt])[0] + ROOM_TOKENS <= length
 
     lengths = [round(share * model.row_tokens) for share in LENGTHS]
     lengths = [length for length in lengths if length <= model.context_tokens]
     with progress.bar(kind, len(lengths) * len(DEPTHS), "cells") as bar:
         for length in lengths:
-            probe = drawn[int(np.argmax(ids_of([needle.sized(problem, needle.sizes[0], 0.5) for problem in drawn])))]
-            size = _largest(needle.sizes, lambda size: ids_of([needle.sized(probe, size, 0.5)])[0] <= length)
+            # Each problem has as much around its needle as there is room for: prose and speech are not equally dense.
+            sizes = [_largest(needle.sizes, lambda size: fits(problem, size, 0.5, length)) for problem in drawn]
             for depth in DEPTHS:
-                problems = [needle.sized(problem, size, depth) for problem in drawn] if size else []
-                problems = [problem for problem, n in zip(problems, ids_of(problems)) if n <= length]
+                problems = []
+                for problem, size in zip(drawn, sizes, strict=True):
+                    while size in needle.sizes and not fits(problem, size, depth, length):
+                        size -= 1 + size // 50
+                    if size in needle.sizes:
+                        problems.append(needle.sized(problem, size, depth))
                 bar.advance()
                 if not problems:
                     continue
