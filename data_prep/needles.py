@@ -1,7 +1,7 @@
 """Something small in something long, and a question about it: in text, in a clip, in speech.
 
     retrieval      pairs of words and numbers within prose, then: what is the number of the cat?
-    video_needle   one frame shows another thing: at which second?
+    video_needle   two frames show other things: at which second is one of them?
     audio_needle   words said one after another, each in its own second: at which second is the cat?
 
 `sized` sets how much stands around the needle and how deep in it lies; training draws both at random.
@@ -22,7 +22,7 @@ FEWEST_PAIRS, MOST_PAIRS, MOST_ASKED = 2, 16, 4
 BARE_SHARE = 0.5  # of training documents: pairs without prose, each of which is asked
 RECITED_SHARE = 0.5  # of those: all pairs are said once more
 SHORTEST_CHARS, LONGEST_CHARS = 8, 6_000  # of prose around the pairs
-MOST_FRAMES, MOST_WORDS = 64, 48
+MOST_FRAMES, MOST_WORDS, MORE_WORDS = 64, 48, 300
 ASK_NUMBER, ASK_ALL = "What is the number of {}?", "Say all of them."
 TOLD = "{} {}"  # and answered so: to look up is to copy what stood behind the same word
 ASK_SEEN = "At which second is the {}?"
@@ -41,19 +41,25 @@ class Pairs(NamedTuple):
 
 
 class Frames(NamedTuple):
-    """`size` frames, a second each, of the first frame of shot `hay`; that of shot `needle` at second `at`."""
+    """`size` frames, a second each, of the first frame of shot `hay`; those of shots `needle` and `other` at seconds `at` and `other_at`.
+
+    The other is not asked for: what is found is what was named, not whatever differs.
+    """
 
     hay: int
     needle: int
+    other: int
     size: int
     at: int
+    other_at: int
 
 
 class Words(NamedTuple):
-    """English clips one after another, each at the beginning of a second; which one is asked for."""
+    """English clips one after another, each at the beginning of a second; which one is asked for; more for longer sounds."""
 
     clips: tuple[int, ...]
     at: int
+    more: tuple[int, ...]
 
 
 def draw_pairs(world: World, rng: np.random.Generator) -> Pairs:
@@ -109,21 +115,23 @@ def middle(problem: Frames | Words) -> str:
 
 
 def draw_frames(world: World, rng: np.random.Generator) -> Frames:
-    shots = [i for i, shot in enumerate(world.shots) if shot.split == "train"]
-    hay = int(rng.choice(shots))
-    needle = int(rng.choice([i for i in shots if world.shots[i].item != world.shots[hay].item]))
+    of_item = {world.shots[i].item: i for i in rng.permutation([i for i, shot in enumerate(world.shots) if shot.split == "train"]).tolist()}
+    hay, needle, other = (of_item[item] for item in rng.choice(list(of_item), 3, replace=False).tolist())
     size = _log_uniform(rng, 3, MOST_FRAMES)
-    return Frames(hay, needle, size, int(rng.integers(size)))
+    at, other_at = rng.choice(size, 2, replace=False).tolist()
+    return Frames(hay, needle, other, size, at, other_at)
 
 
 def size_frames(problem: Frames, size: int, depth: float) -> Frames:
     """Of `size` frames, the needle at about the share `depth` of them."""
-    return problem._replace(size=size, at=_place(problem, size, depth))
+    at = _place(problem, size, depth)
+    return problem._replace(size=size, at=at, other_at=(at + 1 + splits.bucket(f"other {problem!r}", size - 1)) % size)
 
 
 def show_frames(world: World, problem: Frames) -> list[tuple[Document, Document]]:
     frames = np.repeat(np.asarray(world.frames[problem.hay])[:1], problem.size, axis=0)
-    frames[problem.at] = world.frames[problem.needle][0]
+    for shot, at in ((problem.needle, problem.at), (problem.other, problem.other_at)):
+        frames[at] = world.frames[shot][0]
     clip = stream.Video(frames, np.arange(problem.size, dtype=np.float32))
     name = world.items[world.shots[problem.needle].item].names["en"]
     return [([clip, Text(ASK_SEEN.format(name))], [Text(_time(problem.at))])]
@@ -133,18 +141,18 @@ def draw_words(world: World, rng: np.random.Generator) -> Words:
     by_item = {world.clips[clip].item: clip for clip in rng.permutation(_spoken(world))}  # one clip for each word
     clips = list(by_item.values())
     size = min(_log_uniform(rng, 2, MOST_WORDS), len(clips))
-    chosen = tuple(int(clips[i]) for i in rng.choice(len(clips), size, replace=False))
-    return Words(chosen, int(rng.integers(size)))
+    chosen = [int(clips[i]) for i in rng.permutation(len(clips))[: size + MORE_WORDS]]
+    return Words(tuple(chosen[:size]), int(rng.integers(size)), tuple(chosen[size:]))
 
 
 def size_words(problem: Words, size: int, depth: float) -> Words:
-    """Of `size` words, the asked one at about the share `depth` of them; hay comes again where there is not enough."""
+    """Of `size` words, the asked one at about the share `depth` of them; others come again where there are not enough."""
     needle = problem.clips[problem.at]
-    hay = [clip for clip in problem.clips if clip != needle] or [needle]
+    hay = [clip for clip in (*problem.clips, *problem.more) if clip != needle] or [needle]
     at = _place(problem, size, depth)
     clips = [hay[i % len(hay)] for i in range(size)]
     clips[at] = needle
-    return Words(tuple(clips), at)
+    return Words(tuple(clips), at, problem.more)
 
 
 def show_words(world: World, problem: Words) -> list[tuple[Document, Document]]:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import html.parser
 import io
+import itertools
 import json
 import math
 import pathlib
@@ -788,7 +789,7 @@ def test_a_gallery_shows_the_first_drawings_and_frames_the_wrong_ones():
     assert gallery.sheet({"splits": {"valid": cell}}, kept) == b""
 
 
-def test_fid_of_the_truth_is_none(world, oracle, tmp_path, monkeypatch):
+def test_fid_of_the_truth_is_none_and_what_is_not_drawn_counts(world, oracle, truth, tmp_path, monkeypatch):
     """Its drawings are the real pictures; codes that keep everything are as near."""
     path = tmp_path / "classifier.safetensors"
     classifier.save(classifier.Classifier(5, nnx.Rngs(0)), path)
@@ -796,6 +797,10 @@ def test_fid_of_the_truth_is_none(world, oracle, tmp_path, monkeypatch):
     tasks, _ = suite.run(world, oracle, task_lib.Settings(limit=60, tasks=("fid",), classifier=str(path)))
     cell = tasks["fid"]["splits"]["seen"]
     assert abs(cell["value"]) < 1e-6 and abs(cell["baseline"]) < 1e-6 < cell["chance"]
+    turns = itertools.count()
+    silent = Stub(lambda _, prompt: truth[_key(prompt)] if next(turns) % 2 else [])
+    half = suite.run(world, silent, task_lib.Settings(limit=60, tasks=("fid",), classifier=str(path)))[0]["fid"]["splits"]["seen"]
+    assert half["value"] > 0.1 * cell["chance"] and half["n"] == cell["n"]
 
 
 @pytest.mark.parametrize("is_trusted", [True, False])

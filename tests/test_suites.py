@@ -68,7 +68,7 @@ def test_needles_are_asked_for_at_each_depth_of_each_length_that_can_be_read(sma
         return "00:00"
 
     model = Known(find)
-    found = run(small_world, model, kind, limit=40)
+    found = run(small_world, model, kind, limit=100)
     cells = found["splits"].values()
     assert {cell["length"] for cell in cells} <= {75, 150, 300, 600} and max(cell["length"] for cell in cells) == 600
     assert {cell["depth"] for cell in cells} == set(long_context.DEPTHS)
@@ -199,6 +199,7 @@ def test_the_threshold_is_the_best_on_what_it_is_chosen_on():
         chosen = suite_reasoning.route(at_once, votes, suite_reasoning.best_threshold(truths, at_once, votes))
         assert score(chosen) >= max(score(at_once), score([voted for voted, _ in votes]))
     assert suite_reasoning.vote(["3", "5", "5", "3"]) == ("3", 0.5)
+    assert suite_reasoning.vote(["", "", "", "7"]) == ("7", 0.25) and suite_reasoning.vote(["", ""]) == ("", 1.0)
 
 
 def test_an_invented_language_is_asked_after_more_and_more_examples(small_world):

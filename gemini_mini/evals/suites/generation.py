@@ -93,8 +93,8 @@ def _fid(exam: task.Exam) -> dict:
     if known is None:
         return _without_classifier(exam)
     for split, cell in DRAW.find(exam)["splits"].items():
-        truths, drawn = (_pictures(exam, cell, key) for key in ("truth", "answer"))
-        if min(len(truths), len(drawn)) < LEAST_FID:
+        truths, drawn = ([_picture(exam, example[key]) for example in cell["examples"]] for key in ("truth", "answer"))
+        if len(drawn) < LEAST_FID:
             continue
         real, found, kept, flat = (classifier.features_of(known, np.stack(pixels)) for pixels in (
             truths, drawn, list(exam.model.reconstruct(np.stack(truths))), [pictures.mosaic(p, p.shape[0]) for p in truths]))
@@ -107,10 +107,10 @@ def _fid(exam: task.Exam) -> dict:
             "baseline_title": "the real pictures after their codes; chance: each as its mean colour"}
 
 
-def _pictures(exam: task.Exam, cell: dict, key: str) -> list[np.ndarray]:
-    """The pictures of one size among the truths or answers of a cell."""
-    found = [pixels for example in cell["examples"] for pixels in task.images(exam.album.document(example[key]))]
-    return [pixels for pixels in found if pixels.shape == exam.gallery.shape]
+def _picture(exam: task.Exam, told: list[dict]) -> np.ndarray:
+    """The picture of a truth or an answer; white paper where there is none of that size, for what is not drawn counts as well."""
+    found = [pixels for pixels in task.images(exam.album.document(told)) if pixels.shape == exam.gallery.shape]
+    return found[0] if found else np.full(exam.gallery.shape, 255, np.uint8)
 
 
 def _classifier(exam: task.Exam) -> classifier.Classifier | None:

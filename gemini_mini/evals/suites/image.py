@@ -9,7 +9,7 @@ report, section 5.2.1); variable input resolution (section 2).
 
 import functools
 
-from data_prep import drawn
+from data_prep import drawn, pictures
 from gemini_mini.evals import baselines, judges, task
 
 NEAREST_ASKED = "the answer to the same question about the nearest other training picture"
@@ -30,9 +30,10 @@ def _sizes(name: str, title: str) -> task.Measure:
     return task.Measure(name, title, functools.partial(_by_size, name), ("image codes",))
 
 
-def _scene(name: str, title: str) -> task.Task:
-    return task.Task(name, title, judges.is_same_text, baselines.one_in_answers_to_it, baselines.nearest_asked, NEAREST_ASKED,
-                     splits=("valid", "test"))
+def _scene(name: str, title: str, num_shown: int = 0) -> task.Task:
+    """`num_shown` things are shown of which one is the answer: chance is to see them all and guess."""
+    chance = (lambda context, examples: 1 / num_shown) if num_shown else baselines.one_in_answers_to_it
+    return task.Task(name, title, judges.is_same_text, chance, baselines.nearest_asked, NEAREST_ASKED, splits=("valid", "test"))
 
 
 SUITE = task.Suite("pictures understood", (
@@ -47,8 +48,8 @@ SUITE = task.Suite("pictures understood", (
     _sizes("bars", "layout: a bar's value"),
     _sizes("table", "layout: a cell of a table"),
     _scene("count", "reasoning: how many"),
-    _scene("colour", "reasoning: what colour"),
-    _scene("larger", "reasoning: which is larger"),
-    _scene("side", "reasoning: what is left or right"),
+    _scene("colour", "reasoning: what colour", len(pictures.SHAPES)),
+    _scene("larger", "reasoning: which is larger", 2),
+    _scene("side", "reasoning: what is left or right", 2),
     _scene("same", "reasoning: the same or not"),
 ))

@@ -38,8 +38,8 @@ class Asked(NamedTuple):
 
 
 def vote(results: list[str]) -> tuple[str, float]:
-    """The most frequent result, the first of equals, and its share."""
-    best, count = collections.Counter(results).most_common(1)[0]
+    """The most frequent result, the first of equals, and its share; what ends in no result has no vote."""
+    best, count = collections.Counter(filter(None, results) if any(results) else results).most_common(1)[0]
     return best, count / len(results)
 
 
