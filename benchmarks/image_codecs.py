@@ -7,7 +7,8 @@ the one below (AVIF is told to look at PSNR, which by default it does not). Head
 uses its standard Huffman tables, so that they cancel. Ours is codes × log2(codebook) / 8, and beside it
 the stream of a range coder, as codecs have entropy coders too: each picture is written by the chances of
 image_prior.py's decoder, trained on the codes of training pictures, and read back. The weights of that decoder and of the
-tokenizer are in no stream, as a codec's tables are in none. `--search` takes its time, as AVIF does at its slowest.
+tokenizer are in no stream, as a codec's tables are in none. "best way": as AVIF at its slowest looks longest, each picture is
+tried mirrored, turned and moved, and the way that keeps most for its bytes is written with it.
 Photographs are those inside scikit-image's wheel, their shorter side shrunk to 256 pixels: the middle
 128 × 128, whole and cut into tiles. The classifier tells the groups of emoji apart ("animal", "food", ...); it learns from
 real training pictures and their shifted copies, and is asked about originals and their drawings. Of the test
@@ -103,8 +104,8 @@ def coded_bytes(prior: image_prior.Prior, codes: np.ndarray, ways: np.ndarray) -
     return float(np.mean([len(stream) for stream in streams]))
 
 
-def looked_for(prior: image_prior.Prior, pictures: np.ndarray, candidates: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and way of each picture: the way that keeps most for its bytes, and there each code by what it draws."""
+def looked_for(prior: image_prior.Prior, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and way of each picture: of all ways the one that keeps most for its bytes."""
     every = np.arange(prior.ways)
     chosen = []
     for picture in pictures:
@@ -113,7 +114,7 @@ def looked_for(prior: image_prior.Prior, pictures: np.ndarray, candidates: int) 
         kept = [psnr(picture, again) for again in prior.draw(codes, every, picture.shape[:2])]
         chosen.append(int(np.argmax(BYTES_A_DB * np.array(kept) - prior.costs(codes, every))))
     ways = np.array(chosen)
-    return prior.encode(pictures, ways, candidates), ways
+    return prior.encode(pictures, ways), ways
 
 
 def recognition(world: emoji_world.World, split: str, tokenizer: image.ImageTokenizer) -> None:
@@ -143,8 +144,6 @@ def main() -> None:
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("world", type=Path)
     parser.add_argument("--sheet", type=Path, help="PNG of originals above drawings")
-    parser.add_argument("--search", type=int, default=0, help="besides, the best of all ways to show a picture, and of so many codes for each "
-                        "patch by what they draw (default: the nearest, at once)")
     parser.add_argument("--prior-steps", type=int, default=1000, help="training of the entropy coder")
     args = parser.parse_args()
     tokenizer, world = image.load(args.tokenizer), emoji_world.load(args.world).only("dev")
@@ -157,8 +156,8 @@ def main() -> None:
     for name, originals in (*held_out, ("photographs", photos), ("tiles", np.asarray(tiles))):
         plain = np.zeros(len(originals), int)
         asked = [(name, prior.encode(originals, plain), plain)]
-        if args.search and originals.shape[1] == TILE_PIXELS:
-            asked.append((f"{name}, looked for", *looked_for(prior, originals, args.search)))
+        if originals.shape[1] == TILE_PIXELS:
+            asked.append((f"{name}, best way", *looked_for(prior, originals)))
         for title, codes, ways in asked:
             drawn = prior.draw(codes, ways, originals.shape[1:3])
             quality(title, originals, drawn)

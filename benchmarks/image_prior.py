@@ -63,10 +63,10 @@ class Prior:
                 bar.info.update(bits=float(value) / np.log(2))
                 bar.advance()
 
-    def encode(self, pictures: UInt8[np.ndarray, "N height width 3"], ways: Int[np.ndarray, "N"], candidates: int = 0) -> Int[np.ndarray, "N A"]:
-        """Codes of each picture in its way; `candidates` as of image.encode_searched."""
+    def encode(self, pictures: UInt8[np.ndarray, "N height width 3"], ways: Int[np.ndarray, "N"]) -> Int[np.ndarray, "N A"]:
+        """Codes of each picture in its way."""
         shown = np.stack([task.vary(picture, self.tokenizer.config.patch, way) for picture, way in zip(pictures, ways.tolist(), strict=True)])
-        return image.encode_searched(self.tokenizer, shown, candidates, sweeps=int(candidates > 0)).reshape(len(shown), -1)
+        return image.encode_many(self.tokenizer, shown).reshape(len(shown), -1)
 
     def draw(self, codes: Int[np.ndarray, "N A"], ways: Int[np.ndarray, "N"], sides: tuple[int, int]) -> UInt8[np.ndarray, "N height width 3"]:
         """Pictures of these sides, as they were before they were shown in these ways."""

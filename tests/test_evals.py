@@ -319,10 +319,21 @@ def test_baselines_and_chances_are_what_they_say(world, right):
     assert listen["baseline"] == pytest.approx(constant / sum(map(len, truths)))
 
 
-def test_byte_frequencies_of_text():
-    """In training "ab" once each, and every byte once more: p(a) = p(b) = 2 / 258, any other 1 / 258."""
-    assert suite_text.byte_bits(b"aab", b"ab") == pytest.approx(math.log2(129))
-    assert suite_text.byte_bits(b"az", b"ab") == pytest.approx((math.log2(129) + math.log2(258)) / 2)
+def test_ngrams_of_text_are_those_counted_one_by_one():
+    train, held = ["ein Hund, ein Hut", "é", "Hundert"], ["ein Huhn", "Hé", "z"]
+    follows = collections.defaultdict(collections.Counter)
+    for written in train:
+        for i, byte in enumerate(written.encode()):
+            for before in range(7):
+                follows[(b"\xff" * 9 + written.encode())[9 + i - before : 9 + i]][byte] += 1  # no UTF-8 holds that byte
+
+    def chance(context: bytes, byte: int) -> float:
+        less = chance(context[1:], byte) if context else 1 / 256
+        seen = follows[context]
+        return (seen[byte] + len(seen) * less) / (seen.total() + len(seen)) if seen else less
+
+    surprise = [-math.log2(chance((b"\xff" * 9 + written.encode())[3 + i : 9 + i], byte)) for written in held for i, byte in enumerate(written.encode())]
+    assert suite_text.ngram_bits(held, train) == pytest.approx(np.mean(surprise), rel=1e-12)
 
 
 def test_opening_the_assurance_half_is_recorded_and_a_second_model_is_told(tmp_path, capsys):

@@ -540,29 +540,6 @@ def test_varying_only_moves_turns_and_mirrors():
     assert places <= {(y + down, x + right) for y, x in corners for down in range(4) for right in range(4)}
 
 
-@pytest.mark.parametrize("kind, levels", [("pulled", (8, 8, 8)), ("fsq", (3, 4))])
-def test_searched_codes_are_those_of_the_best_picture_in_turn(kind, levels):
-    config = image.ImageTokenizerConfig(num_codes=12, width=72, hidden=16, quantiser=kind, levels=levels, encoder_shifted=2)
-    tokenizer, rng = image.ImageTokenizer(config, nnx.Rngs(0)), np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (17, 8, 12, 3), np.uint8)  # more than one batch, the last not full
-    error = lambda codes, i: float(np.sum((np.asarray(tokenizer.decode(jnp.asarray(codes[None]))) - pictures[i] / 255) ** 2))
-    found, near = image.encode_searched(tokenizer, pictures, candidates=12), image.encode_many(tokenizer, pictures)
-    for i in (0, 16):
-        best = near[i].copy()
-        for place in np.ndindex(best.shape):
-            errors_of = []
-            for code in range(12):
-                other = best.copy()
-                other[place] = code
-                errors_of.append(error(other, i))
-            if min(errors_of) < error(best, i) - 1e-6:
-                best[place] = int(np.argmin(errors_of))
-        np.testing.assert_array_equal(found[i], best)
-    few = image.encode_searched(tokenizer, pictures, candidates=2)
-    assert all(error(f, i) <= error(n, i) + 1e-6 for i, (f, n) in enumerate(zip(few, near))) and (few != near).any()
-    np.testing.assert_array_equal(image.encode_searched(tokenizer, pictures, sweeps=0), near)
-
-
 def test_an_unfinished_world_is_refused(tmp_path):
     with pytest.raises(errors.InputError, match="emoji_world"):
         task_lib.read_world(tmp_path)

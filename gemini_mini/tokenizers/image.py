@@ -22,7 +22,6 @@ Next: quantisers.py; ../tasks/image_tokenizer.py, which trains it.
 """
 
 import dataclasses
-import functools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -38,7 +37,7 @@ from gemini_mini import errors, files, nn, quant
 from gemini_mini.tokenizers import quantisers
 
 NEIGHBOURS = tuple((y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1))
-ENCODE_BATCH, SEARCH_BATCH = 256, 16
+ENCODE_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,42 +209,6 @@ def decode_many(
 ) -> UInt8[np.ndarray, "B height width 3"]:
     """Pictures of grids of one shape, in batches of one compiled size."""
     return _in_batches(lambda batch: _decode(tokenizer, batch), codes)
-
-
-def encode_searched(
-    tokenizer: ImageTokenizer, pictures: UInt8[np.ndarray, "B height width 3"], candidates: int = 5, sweeps: int = 1
-) -> Int32[np.ndarray, "B Y X"]:
-    """Codes chosen by what they draw: each in turn is that of its `candidates` nearest with which the whole picture is nearest.
-
-    Never a worse picture than that of `encode_many`, for the work of decoding it `sweeps` × codes × candidates times; other codes
-    of the same patch in other surroundings, so it is for keeping pictures small, not for a language model to learn.
-    """
-    codes = encode_many(tokenizer, pictures)
-    for _ in range(sweeps):
-        parts = range(0, len(pictures), SEARCH_BATCH)
-        codes = np.concatenate([_search(tokenizer, pictures[i : i + SEARCH_BATCH], codes[i : i + SEARCH_BATCH], candidates) for i in parts])
-    return codes
-
-
-@functools.partial(jax.jit, static_argnames="candidates")
-def _search(
-    tokenizer: ImageTokenizer, pictures: UInt8[Array, "B height width 3"], codes: Int32[Array, "B Y X"], candidates: int
-) -> Int32[Array, "B Y X"]:
-    """One sweep over the codes of each picture; the present one stays where no other is better."""
-    pixels, table = pictures.astype(jnp.float32) / 255, tokenizer.quantiser.vectors()
-    latents = tokenizer.quantiser.bound(tokenizer._latents(pixels).reshape(-1, tokenizer.config.values))
-    far = jnp.sum(table**2, axis=1)[None] - 2 * latents @ table.T
-    near = jax.lax.top_k(-far, candidates)[1].reshape(len(codes), -1, candidates)
-    near = jnp.concatenate([codes.reshape(len(codes), -1, 1), near], axis=-1)
-
-    def choose(flat: Int32[Array, "B A"], place: Int32[Array, ""]) -> tuple[Int32[Array, "B A"], None]:
-        tried = jnp.repeat(flat[:, None], near.shape[-1], axis=1).at[:, :, place].set(near[:, place])
-        drawn = tokenizer.decode(tried.reshape(-1, *codes.shape[1:])).reshape(*tried.shape[:2], *pixels.shape[1:])
-        best = jnp.argmin(jnp.sum((drawn - pixels[:, None]) ** 2, axis=(2, 3, 4)), axis=1)
-        return flat.at[:, place].set(near[jnp.arange(len(flat)), place, best]), None
-
-    flat = codes.reshape(len(codes), -1)
-    return jax.lax.scan(choose, flat, jnp.arange(flat.shape[1]))[0].reshape(codes.shape)
 
 
 def _in_batches(function: Callable, rows: np.ndarray) -> np.ndarray:

@@ -25,22 +25,42 @@ def _bits(exam: task.Exam) -> dict:
     splits = {}
     for kind, texts in kinds.items():
         held = [text for of, text in texts if of.startswith(split)]  # names have several splits of either sort
-        train = "".join(text for of, text in texts if of == "train").encode()
+        train = [text for of, text in texts if of == "train"]
         held = [held[i] for i in np.random.default_rng(exam.settings.seed).permutation(len(held))[:TEXT_DOCUMENTS]]
         if held:
             judged = [task.Judged(bits, num_bytes) for bits, num_bytes in exam.model.bits(held)]
             splits[f"{split}: {kind}"] = {
-                **task.cell(judged, True, 8.0, byte_bits("".join(held).encode(), train), "each text by itself",
+                **task.cell(judged, True, 8.0, ngram_bits(held, train), "each text by itself",
                             sampling="none: what is given is foreseen"), "examples": []}
     return {"is_error": True, "unit": "bits per byte",
-            "baseline_title": "frequencies of single bytes in training text", "splits": splits}
+            "baseline_title": "n-grams of up to seven bytes of the same training text", "splits": splits}
 
 
-def byte_bits(held: bytes, train: bytes) -> float:
-    """Bits per byte under the training frequencies of single bytes, each counted once more."""
-    counts = np.bincount(np.frombuffer(train, np.uint8), minlength=256) + 1
-    surprise = np.log2(counts.sum()) - np.log2(counts)
-    return float(np.mean(surprise[np.frombuffer(held, np.uint8)]))
+def ngram_bits(held: list[str], train: list[str], most_before: int = 6) -> float:
+    """Bits per byte of texts, each by itself, under byte n-grams of the training texts, by Witten-Bell interpolation.
+
+    Chances given no byte before to those given `most_before`, each mixed with those of one less by how many different
+    bytes have followed there. Paper: Witten and Bell 1991, "The zero-frequency problem", method C.
+    """
+    def followed(texts: list[str], before: int) -> tuple[np.ndarray, np.ndarray]:
+        """What stands before each byte as one number, and with the byte; 0 is the beginning."""
+        padded = [np.concatenate([np.zeros(before, np.uint64), np.frombuffer(text.encode(), np.uint8).astype(np.uint64) + 1]) for text in texts]
+        context = np.concatenate([sum((x[i : len(x) - before + i] * np.uint64(257 ** (before - 1 - i)) for i in range(before)),
+                                      np.zeros(len(x) - before, np.uint64)) for x in padded])
+        return context, context * np.uint64(257) + np.concatenate([x[before:] for x in padded])
+
+    def counted(values: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        distinct, counts = np.unique(values, return_counts=True)
+        place = np.minimum(np.searchsorted(distinct, asked), len(distinct) - 1)
+        return np.where(distinct[place] == asked, counts[place], 0)
+
+    chance: np.ndarray | float = 1 / 256
+    for before in range(most_before + 1):
+        (contexts, pairs), (asked, asked_pairs) = followed(train, before), followed(held, before)
+        seen, kinds = counted(contexts, asked), counted(np.unique(pairs) // np.uint64(257), asked)
+        mixed = (counted(pairs, asked_pairs) + kinds * chance) / np.maximum(seen + kinds, 1)
+        chance = np.where(seen > 0, mixed, chance)
+    return float(-np.mean(np.log2(chance)))
 
 
 def _continuations(exam: task.Exam) -> dict:
