@@ -10,7 +10,7 @@ never read. From n doublings comes a gradient, and one step along it, in logarit
     g_s  = log L(s doubled) - log L(base)            what more of s does to the loss of everything
     w_s <- w_s * 2^(-g_s / max |g|)                  the most useful source is doubled, the most harmful halved
 
-Within the noise of seeds nothing is recommended, nor without knowing it: --seeds 4 repeats the base run, and what a doubling
+Within the noise of seeds nothing is recommended, nor without knowing it: --seeds 8 repeats the base run, and what a doubling
 changes must lie outside of where 95 of 100 whole tables without any effect would stay (Student's t, Bonferroni over the sources).
 A source that nothing is held out of stays as it is: its own gain would not be seen.
 A run that is done is not repeated, and a killed one continues. Small models over few ids prefer what is learned early.
@@ -103,7 +103,7 @@ def recommended(results: Sequence[Result], sources: Sequence[str], seeds: int) -
     """The factors of `factors`, and why: 1 for all where the noise between base runs is not known, or no change exceeds it."""
     logs, of = np.log([each.total for each in results[:seeds]]), {each.name: each.total for each in results}
     if seeds < 2:
-        return dict.fromkeys(sources, 1.0), "noise not measured, so the table stays as it is: --seeds 4"
+        return dict.fromkeys(sources, 1.0), "noise not measured, so the table stays as it is: --seeds 8"
     judged = [s for s in sources if any(name == s or name.startswith(f"{s}_") for name in results[0].losses)]
     noise = float(special.stdtrit(seeds - 1, 1 - CHANCE / 2 / max(1, len(judged))) * logs.std(ddof=1) * np.sqrt(1 + 1 / seeds))
     found = dict.fromkeys(sources, 1.0) | factors(np.exp(logs.mean()), {source: of[f"{source}-x2"] for source in judged}, noise)
