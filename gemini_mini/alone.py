@@ -6,7 +6,9 @@
 
 It reads the very rows of these sources that the mixture dealt to the run, each as often and in the same order, so both
 have read the same of them; the run has read the rest as well. Without `--sources` they are those of text alone (prose,
-code, names, ...). Model, batch and optimizer are the run's; the schedule is as long as its rows last.
+code, names, ...). Model, batch and optimizer are the run's; the schedule is as long as its rows last. Fewer rows in as large
+batches are fewer updates, which alone may be worse: `--batch-rows 1` has about as many as the run, where these sources are one
+row in each of its batches. Words of pictures and sounds are read by the run alone, so prose and code compare best.
 Facts: whether other modalities help text is claimed and not shown in the reports; here it is measured either way.
 Next: evals/, which measures both.
 """
@@ -27,9 +29,9 @@ from gemini_mini.train import loop
 
 @dataclasses.dataclass(frozen=True)
 class Alone(pretrain.Pretrain):
-    """What a run of `whole_steps` steps and this mixture reads of some sources; of those of text where none is named."""
+    """What a run of `whole_rows` rows and this mixture reads of some sources; of those of text where none is named."""
 
-    whole_steps: int = 1
+    whole_rows: int = 1
     only: tuple[str, ...] = ()
 
     @functools.cached_property
@@ -44,9 +46,8 @@ class Alone(pretrain.Pretrain):
     def dealt(self, seed: int) -> list[tuple[str, int]]:
         """(source, row) of all that the whole run reads of them, in its order."""
         sizes = {name: len(stored) for name, stored in self.train_rows.sources.items()}
-        total = self.whole_steps * self.batch_rows
-        whole = mixture.Mixture(self.stages, sizes, total, seed, self.most_passes)
-        return [row for row in map(whole.row, range(total)) if row[0] in self.sources]
+        whole = mixture.Mixture(self.stages, sizes, self.whole_rows, seed, self.most_passes)
+        return [row for row in map(whole.row, range(self.whole_rows)) if row[0] in self.sources]
 
     def batches(self, steps: int, seed: int) -> Callable[[int], packing.Batch]:
         dealt, sources = self.dealt(seed), self.train_rows.sources
@@ -58,8 +59,8 @@ class Alone(pretrain.Pretrain):
         return batch
 
 
-def of_run(run_folder: Path, only: Sequence[str] = ()) -> config.Experiment:
-    """The experiment beside a run that has begun. Raises: InputError where the run reads nothing of these sources."""
+def of_run(run_folder: Path, only: Sequence[str] = (), batch_rows: int = 0) -> config.Experiment:
+    """The experiment beside a run that has begun, with its batches or smaller ones. Raises: InputError where the run reads nothing of these sources."""
     started = files.read_json(run_folder / "run.json")
     path, *overrides = started["settings"]["source"]
     whole = config.load(path, overrides)
@@ -71,11 +72,11 @@ def of_run(run_folder: Path, only: Sequence[str] = ()) -> config.Experiment:
     values = {field.name: getattr(whole.task, field.name) for field in dataclasses.fields(whole.task)}
     if whole.task.start_from:
         raise errors.InputError(f"{run_folder}: goes on from the weights of {whole.task.start_from}, which have read more; ask for a run that began with none")
-    task = Alone(**values, whole_steps=started["steps"], only=tuple(only))
+    task = Alone(**values | {"batch_rows": batch_rows or whole.task.batch_rows}, whole_rows=started["steps"] * whole.task.batch_rows, only=tuple(only))
     steps = len(task.dealt(whole.run.seed)) // task.batch_rows
     if not steps:
         raise errors.InputError(f"{run_folder}: its mixture reads no batch of {', '.join(only) or 'text alone; give prose or code a weight'}")
-    name = "-".join(only) or "text"
+    name = "-".join([*(only or ["text"]), *([f"{batch_rows}-rows"] if batch_rows else [])])
     run = dataclasses.replace(whole.run, folder=f"{whole.run.folder}-{name}", steps=steps, budget=1.0, max_minutes=0.0)
     return dataclasses.replace(whole, task=task, run=run)
 
@@ -92,8 +93,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder that train.py finished")
     parser.add_argument("--sources", nargs="+", default=(), metavar="NAME", help="what it reads (default: the sources of text alone)")
+    parser.add_argument("--batch-rows", type=int, default=0, metavar="N", help="of a step (default: the run's)")
     args = parser.parse_args()
-    alone = of_run(args.run, args.sources)
+    if args.batch_rows < 0:
+        raise errors.InputError(f"--batch-rows: must be at least 1, got {args.batch_rows}")
+    alone = of_run(args.run, args.sources, args.batch_rows)
     if not (args.run / "done.json").is_file():
         raise errors.InputError(f"{args.run}: has not finished, so nothing can be compared; run its training command again first")
     print(f"{alone.run.folder}: {alone.run.steps} steps over {', '.join(alone.task.sources)}")

@@ -398,6 +398,9 @@ def config():
     words = read[~(whole.task.vocab.modality_of(read) == vocabulary.IMAGE).any(axis=1)]
     assert alone.run.steps == len(words) // 8 > 8
     np.testing.assert_array_equal(rows(alone, alone.run.steps), words[: alone.run.steps * 8])
+    small = alone_lib.of_run(tmp_path / "run", batch_rows=2)
+    assert small.run.steps == len(words) // 2 and small.run.folder == f"{tmp_path}/run-text-2-rows"
+    np.testing.assert_array_equal(rows(small, small.run.steps), words[: small.run.steps * 2])
     for folder, loss in (("run", 2.0), ("run-text", 1.5)):
         files.write_json(tmp_path / folder / "done.json", {"valid/words/loss": loss, "valid/words/loss/text": 8.0, "valid/draw/loss": 9.0, "valid/draw_compose/loss": 2 * loss})
     assert alone_lib.compare(tmp_path / "run", alone) == [("words", 2.0, 1.5)]
