@@ -18,7 +18,7 @@ import numpy as np
 from gemini_mini import errors, files, memory, nn
 from gemini_mini import run as run_lib
 from gemini_mini.data import mixture, rows
-from gemini_mini.evals import album, gallery, task as task_lib
+from gemini_mini.evals import album, failures, gallery, task as task_lib
 from gemini_mini.model import decoder
 from gemini_mini.tasks import pretrain
 
@@ -53,11 +53,15 @@ def release(run_folder: Path, out: Path) -> dict[str, tuple[float, float]]:
     ledger = run_folder / "release" / "opened.json"
     opened = files.read_json(ledger) if ledger.is_file() else []
     draw = detail["tasks"].get("draw", {"splits": {}})
-    drawn = gallery.sheet(draw, album.load(run_folder / "evals" / "examples.safetensors"))
-    about = card(run, files.read_json(run_folder / "run.json"), detail, assurance, opened, losses, out.with_suffix(".png").name if drawn else "")
+    examples = album.load(run_folder / "evals" / "examples.safetensors")
+    pictures = {out.with_suffix(".png"): gallery.sheet(draw, examples),
+                out.with_name(f"{out.stem}_failures.png"): failures.sheet(detail["tasks"], examples, MOST_FAILURES)}
+    about = card(run, files.read_json(run_folder / "run.json"), detail, assurance, opened, losses,
+                 *(path.name if content else "" for path, content in pictures.items()))
     run_lib.save_released(small, out, about)
-    if drawn:
-        files.write_bytes(out.with_suffix(".png"), drawn)
+    for path, content in pictures.items():
+        if content:
+            files.write_bytes(path, content)
     files.write_bytes(out.with_suffix(".md"), about.encode())
     return losses
 
@@ -87,9 +91,9 @@ def valid_loss(run: run_lib.Run, module: decoder.Decoder) -> dict[str, float]:
 
 def card(
     run: run_lib.Run, started: dict, detail: dict, assurance: dict | None, opened: list[dict], losses: dict[str, tuple[float, float]],
-    picture: str = "",
+    picture: str = "", failed: str = "",
 ) -> str:
-    """The model card, as Markdown; `opened` are the times the assurance half was, `picture` the file of what was drawn."""
+    """The model card, as Markdown; `opened` are the times the assurance half was, the last two files of what it drew and of its failures."""
     settings, sizes = run.settings["task"], run.model.config
     stages = tuple(mixture.Stage(**stage) for stage in settings["stages"])
     shares = sorted(mixture.shares(stages).items(), key=lambda pair: -pair[1])
@@ -118,6 +122,8 @@ def card(
     if picture:
         lines += ["## What it drew", "", "The first questions of three splits, wrong answers framed in red.", "", f"![pictures]({picture})", ""]
     lines += ["## Failures", "", "The first wrong answers in the evaluation's order, not chosen.", "", *_failures(detail["tasks"])]
+    if failed:
+        lines += ["", "With pictures: what was asked, what is right, what was answered.", "", f"![failures]({failed})"]
     return "\n".join(lines) + "\n"
 
 

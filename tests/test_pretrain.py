@@ -142,6 +142,7 @@ def test_training_learns_its_rows_and_the_run_loads(trained):
 
 
 def test_a_trained_run_is_released_with_its_card_and_pictures(trained, tmp_path):
+    pytest.importorskip("matplotlib")
     with pytest.raises(errors.InputError, match="run: python -m gemini_mini.evals"):
         release.release(trained, tmp_path / "small.safetensors")
     kept = album.Album()
@@ -158,7 +159,8 @@ def test_a_trained_run_is_released_with_its_card_and_pictures(trained, tmp_path)
     assert losses.keys() == {"draw", "words"} and all(0 < abs(after / before - 1) < 0.02 for before, after in losses.values())
     drawn = run.load(tmp_path / "small.safetensors")
     assert drawn.model.config == run.load(trained).model.config and drawn.settings["task"]["row_tokens"] == 128
-    assert PIL.Image.open(tmp_path / "small.png").width > 900 and "(small.png)" in (tmp_path / "small.md").read_text()
+    assert PIL.Image.open(tmp_path / "small.png").width > 900 and PIL.Image.open(tmp_path / "small_failures.png").height > 60
+    assert all(f"({name})" in (tmp_path / "small.md").read_text() for name in ("small.png", "small_failures.png"))
 
 
 def test_tensorboard_shows_every_number_of_the_metrics(trained):

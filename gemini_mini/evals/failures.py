@@ -13,22 +13,18 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from gemini_mini import stream
-from gemini_mini.evals import album as album_lib, task
-
-try:
-    import matplotlib  # for its font; chart.require() says when it is missing
-except ImportError:
-    matplotlib = None
+from gemini_mini.evals import album as album_lib, chart, task
 
 ROWS_PER_TASK, SIDE, COLUMN, MOST_PICTURES, MOST_CHARS = 6, 64, 280, 4, 44
 
 
-def sheet(tasks: Mapping[str, Any], album: album_lib.Album) -> bytes:
+def sheet(tasks: Mapping[str, Any], album: album_lib.Album, rows_per_task: int = ROWS_PER_TASK) -> bytes:
     """All rows as a PNG; empty bytes where nothing with pictures failed."""
+    chart.require()
     rows = []
     for name, found in tasks.items():
         seen = [(split, [album.document(example[key]) for key in ("prompt", "truth", "answer")]) for split, example in task.wrong(found)]
-        shown = [row for row in seen if any(_pictures(document) for document in row[1])][:ROWS_PER_TASK]
+        shown = [row for row in seen if any(_pictures(document) for document in row[1])][:rows_per_task]
         rows += [_row(f"{name}, {split}", documents) for split, documents in shown]
     if not rows:
         return b""
@@ -39,7 +35,7 @@ def sheet(tasks: Mapping[str, Any], album: album_lib.Album) -> bytes:
 
 def _row(title: str, documents: list[stream.Document]) -> np.ndarray:
     page = Image.new("RGB", (3 * COLUMN, SIDE + 44), (255, 255, 255))
-    pen, font = ImageDraw.Draw(page), ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 11)
+    pen, font = ImageDraw.Draw(page), ImageFont.truetype(f"{chart.matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 11)
     pen.text((4, 2), title, fill=(160, 0, 0), font=font)
     for column, document in enumerate(documents):
         left = column * COLUMN + 4
