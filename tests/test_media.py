@@ -269,6 +269,8 @@ def test_bleu_and_chrf_are_of_their_definitions(context):
     assert scores.bleu([example], [[stream.Text("the cat sat on the")]]) == pytest.approx(100 * np.exp(1 - 7 / 5), rel=1e-6)
     chinese = _asked("一二三四五六七", "zh")  # its characters are its tokens
     assert scores.bleu([chinese], [[stream.Text("一二三四五")]]) == pytest.approx(100 * np.exp(1 - 7 / 5), rel=1e-6)
+    mixed = scores.bleu([chinese, _asked("DVD", "zh")], [[stream.Text("一二三四五")], [stream.Text("DVD")]])
+    assert mixed == pytest.approx(100 * np.exp(1 - 8 / 6), rel=1e-6), "another right name in Latin letters"
     english = example._replace(lang="ja")  # of a question in Japanese
     assert scores.bleu([english], [[stream.Text("the cat sat on the")]]) == pytest.approx(100 * np.exp(1 - 7 / 5), rel=1e-6)
     assert scores.sentence_chrf(context, [example, example], [example.answer, []]) == [(1.0, 1.0), (0.0, 1.0)]

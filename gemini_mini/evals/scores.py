@@ -86,9 +86,9 @@ def bleu(examples: task.Examples, answers: task.Documents) -> float:
     A name has fewer than four tokens: orders that no answer can have are left out (sacrebleu's effective order). Tokenisers that sacrebleu would have to download are not used.
     """
     require()
-    langs = {e.lang if is_unsplit(e) else "" for e in examples}
-    tokens = {"zh": "zh", "ja": "char", "th": "char"}
-    return float(sacrebleu.metrics.BLEU(tokenize=tokens.get(langs.pop(), "13a") if len(langs) == 1 else "13a", effective_order=True)
+    langs, tokens = {e.lang for e in examples}, {"zh": "zh", "ja": "char", "th": "char"}
+    is_one = len(langs) == 1 and any(map(is_unsplit, examples))  # a name in Latin letters among them changes nothing
+    return float(sacrebleu.metrics.BLEU(tokenize=tokens.get(langs.pop(), "13a") if is_one else "13a", effective_order=True)
                  .corpus_score(*_texts(examples, answers)).score)
 
 
