@@ -18,6 +18,7 @@ split only the dev half is looked at.
 import argparse
 import io
 import math
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from sklearn import neural_network
 
 from benchmarks import image_prior
 from data_prep import emoji_world
-from gemini_mini import errors
+from gemini_mini import errors, matmul
 from gemini_mini.evals.pictures import psnr
 from gemini_mini.tasks import image_tokenizer as task
 from gemini_mini.tokenizers import image
@@ -144,8 +145,10 @@ def main() -> None:
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("world", type=Path)
     parser.add_argument("--sheet", type=Path, help="PNG of originals above drawings")
-    parser.add_argument("--prior-steps", type=int, default=1000, help="training of the entropy coder")
+    parser.add_argument("--prior-steps", type=int, default=2400, help="training of the entropy coder")
+    parser.add_argument("--products", choices=typing.get_args(matmul.Library), default="xla", help="of matrices, as run.products")
     args = parser.parse_args()
+    matmul.use(args.products)
     tokenizer, world = image.load(args.tokenizer), emoji_world.load(args.world).only("dev")
     photos = photographs()
     tiles = image.to_patches(photos, TILE_PIXELS).reshape(-1, TILE_PIXELS, TILE_PIXELS, 3)

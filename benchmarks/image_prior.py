@@ -22,7 +22,7 @@ from gemini_mini.train import optim
 
 Categorical = constriction.stream.model.Categorical
 BATCH_PICTURES = 64
-VARIED, VARIED_AT_LAST = 0.9, 0.2  # share of training pictures that are not shown as they are, and in the last third of the steps
+VARIED, RECOLOURED = 0.9, 0.3  # shares of training pictures that are mirrored, turned and moved, and whose colours are exchanged
 HIDDEN = 0.12  # of the codes read in training are another: what is foreseen hangs on no single one
 AVERAGED_STEPS = 500  # the weights that are used are the mean of about so many
 
@@ -55,8 +55,9 @@ class Prior:
         with progress.bar("entropy coder", steps, "steps") as bar:
             for n in range(steps):
                 shown = pictures[rng.integers(0, len(pictures), BATCH_PICTURES)]
-                is_varied = rng.random(BATCH_PICTURES) < (VARIED if n < 2 * steps / 3 else VARIED_AT_LAST)
-                ways = np.where(is_varied, rng.integers(0, self.ways, BATCH_PICTURES), 0)
+                for index in np.flatnonzero(rng.random(BATCH_PICTURES) < RECOLOURED):
+                    shown[index] = shown[index][..., rng.permutation(3)]
+                ways = np.where(rng.random(BATCH_PICTURES) < VARIED, rng.integers(0, self.ways, BATCH_PICTURES), 0)
                 codes = self.encode(shown, ways)
                 given = np.where(rng.random(codes.shape) < HIDDEN, rng.integers(0, self.num_codes, codes.shape), codes)
                 weights, self.weights, state, value = step(weights, self.weights, state, ways, given, codes, n)
