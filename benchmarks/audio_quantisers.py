@@ -154,7 +154,7 @@ class TrainProbe:
         figures = {f"{split}/cer": self._misread(module, self.source.all_batches((split,), audio_tokenizer.EVAL_CLIPS))
                    for split in audio_tokenizer.EVAL_SPLITS}
         if isinstance(self.frozen, audio.AudioTokenizer):
-            figures["valid/cer_again"] = self._misread(module, map(self._again, self.source.all_batches(("valid",))))
+            figures["valid/cer_again"] = self._misread(module, map(self._again, self.source.all_batches(("valid",), audio_tokenizer.EVAL_CLIPS)))
         return figures
 
     def recorded(self, folder: str, probe: Path) -> float:
