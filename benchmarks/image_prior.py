@@ -141,10 +141,17 @@ def _stream(codes: list[int], models: list[Categorical]) -> bytes:
     for size in range(max(0, len(whole) - 8), len(whole)):
         for more in (0, 1):  # a point of the last interval: cut off, or rounded up
             shorter = (int.from_bytes(whole[:size], "big") + more).to_bytes(size + 1, "big")[1:]
-            reader = _reader(shorter)
-            if all(reader.decode(model) == code for code, model in zip(codes, models)):
+            if _says(shorter, codes, models):
                 return shorter
     return whole
+
+
+def _says(stream: bytes, codes: list[int], models: list[Categorical]) -> bool:
+    reader = _reader(stream)
+    try:
+        return all(reader.decode(model) == code for code, model in zip(codes, models))
+    except AssertionError:  # of constriction: no stream of these models
+        return False
 
 
 def _reader(stream: bytes) -> constriction.stream.queue.RangeDecoder:
