@@ -105,7 +105,7 @@ ENTRY %main (a: f32[9,512,512], b: bf16[2,512,64]) -> bf16[6,2,512,64] {
   ROOT %stack = bf16[6,2,512,64]{3,2,1,0} broadcast(%again), dimensions={1,2,3}, metadata={op_name="jit(step)/jvp(Decoder)/stack" source_line=7}
 }
 """
-LARGE = [(6 * 2 * 512 * 64 * 2, 1, "bf16[6, 2, 512, 64]   jvp(Decoder)/stack"), (2 * 512 * 64 * 2, 2, "bf16[2, 512, 64]"), (128 * 64 * 4, 1, "f32[128, 64]")]
+LARGE = [(6 * 2 * 512 * 64 * 2, 1, "bf16[6, 2, 512, 64] jvp(Decoder)/stack"), (2 * 512 * 64 * 2, 2, "bf16[2, 512, 64]"), (128 * 64 * 4, 1, "f32[128, 64]")]
 
 
 def test_the_tpu_compilers_forms_are_read():
@@ -254,7 +254,7 @@ def test_the_program_that_a_compiler_leaves_is_of_one_chip(tmp_path):
     x, w = (jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=place(*cut)) for cut in (("fsdp",), (None, "tensor")))
     jax.jit(lambda x, w: x @ w, out_shardings=place("fsdp", "tensor")).lower(x, w).compile({"xla_dump_to": str(tmp_path)})
     size, _, what = hlo.largest(compiler._refused(tmp_path))[0]
-    assert size == 32 * 32 * 4 and what.split("   ")[0] == "f32[32, 32]"
+    assert size == 32 * 32 * 4 and what.startswith("f32[32, 32]")
 
 
 def test_a_kernel_that_is_too_large_is_no_lack_of_memory(monkeypatch):

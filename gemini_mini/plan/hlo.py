@@ -144,7 +144,7 @@ def largest(text: str, count: int = 5) -> list[tuple[int, int, str]]:
                     found[shape] += not shape.is_on_chip
                     if made := re.search(r'op_name="([^"]*)"', i.rest):
                         makers.setdefault(shape, made[1].removeprefix("jit(step)/"))
-    told = lambda shape: f"{shape.dtype}{list(shape.dims)}" + (f"   {makers[shape]}" if shape in makers else "")
+    told = lambda shape: f"{shape.dtype}{list(shape.dims)}" + (f" {makers[shape]}" if shape in makers else "")
     return sorted(((s.size_bytes, n, told(s)) for s, n in found.items() if n), reverse=True)[:count]
 
 
