@@ -14,6 +14,7 @@ Paper: GSPMD, arXiv 2105.04663 (the partitioner the Gemini report names in secti
 """
 
 import contextlib
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -188,6 +189,7 @@ def shard_rows(batch: Callable[..., Any], step: int, devices: Mesh):
     return jax.tree.map(place, batch(step, parts) if is_partial else batch(step))
 
 
+@functools.cache  # a pod has thousands of devices, and every step asks
 def _held(devices: Mesh, process: int) -> tuple[int, ...]:
     """The parts of the rows of which some device of this process holds some."""
     return tuple(number for number, held in enumerate(_by_rows(devices)) if any(d.process_index == process for d in held))

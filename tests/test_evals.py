@@ -324,7 +324,7 @@ def test_ngrams_of_text_are_those_counted_one_by_one():
     follows = collections.defaultdict(collections.Counter)
     for written in train:
         for i, byte in enumerate(written.encode()):
-            for before in range(7):
+            for before in range(5):
                 follows[(b"\xff" * 9 + written.encode())[9 + i - before : 9 + i]][byte] += 1  # no UTF-8 holds that byte
 
     def chance(context: bytes, byte: int) -> float:
@@ -332,7 +332,7 @@ def test_ngrams_of_text_are_those_counted_one_by_one():
         seen = follows[context]
         return (seen[byte] + len(seen) * less) / (seen.total() + len(seen)) if seen else less
 
-    surprise = [-math.log2(chance((b"\xff" * 9 + written.encode())[3 + i : 9 + i], byte)) for written in held for i, byte in enumerate(written.encode())]
+    surprise = [-math.log2(chance((b"\xff" * 9 + written.encode())[5 + i : 9 + i], byte)) for written in held for i, byte in enumerate(written.encode())]
     assert suite_text.ngram_bits(held, train) == pytest.approx(np.mean(surprise), rel=1e-12)
 
 

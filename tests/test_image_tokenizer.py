@@ -333,6 +333,10 @@ def test_a_missing_damaged_or_foreign_file_is_refused(tokenizer, tmp_path):
     files.save_arrays(path, {"x": np.zeros(3)}, {"config": json.dumps({"no_such": 1})})
     with pytest.raises(errors.InputError, match="train it again"):
         image.load(path)
+    settings = {name: value for name, value in dataclasses.asdict(tokenizer.config).items() if name != "encoder_shifted"}
+    files.save_arrays(path, nn.packed(tokenizer), {"config": json.dumps(settings)})
+    with pytest.raises(errors.InputError, match=r"of this version \('encoder_shifted'\)"):
+        image.load(path)
 
 
 def test_impossible_settings_are_refused():
@@ -448,6 +452,8 @@ def test_the_task_evaluates_and_exports_a_codebook_without_dead_codes(world, tmp
     assert sheet.shape == (4 * 32, 12 * 32, 3)
     np.testing.assert_array_equal(sheet[:32, :32], task.data.valid[0])
     assert all(np.isfinite(value) for value in figures.values())
+    again = image.decode_many(module, image.encode_many(module, task.data.valid))
+    assert figures["valid/psnr_of_each"] == pytest.approx(np.mean([task_lib.psnr(*pair) for pair in zip(task.data.valid, again)]))
     task.export(module, tmp_path)
     exported = image.load(tmp_path / "image.safetensors")
     data = task.data
