@@ -80,7 +80,10 @@ def _needles(kind: str, needle: Needle, baseline_title: str, exam: task.Exam) ->
 
 def _largest(sizes: range, fits: Callable[[int], bool]) -> int:
     """The largest size that fits, 0 if none does; whatever fits, smaller fits too."""
-    low, high = -1, len(sizes)
+    low, step = -1, 1
+    while low + step < len(sizes) and fits(sizes[low + step]):  # from small to large: what is tried is encoded, and far too long is dear
+        low, step = low + step, 2 * step
+    high = min(low + step, len(sizes))
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(sizes[middle]) else (low, middle)
