@@ -4,7 +4,7 @@
 
 Needs a Python with `pip install -e '.[bench]'` for PyTorch, which runs in a process of its own. Its learning rate is the
 best of RATES in short runs, its schedule a cosine to a tenth. Every run ends its own schedule; ours, in the config's
-settings (run.products=mkl among the overrides, if wished), are the given shares of PyTorch's steps. Every run reads
+settings (run.products=bfloat16 among the overrides, if wished), are the given shares of PyTorch's steps. Every run reads
 the same first batches; nothing is hidden from the input and every target weighs the same. The loss is the mean, over the validation sources, of nats a target. Seconds are of
 training alone, without compiling or evaluating; CPU-seconds, of all threads, are the figure to read on a shared machine.
 """

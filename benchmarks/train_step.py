@@ -2,8 +2,7 @@
 
     python -m benchmarks.train_step --torch-python /path/to/python
 
-Needs a Python with `pip install -e '.[bench]'` for PyTorch, and `.[mkl]` here (or --only xla torch). Every variant is a process of its own that waits while
-another steps; a round is a step of each. Ours is the task's loss, the decoder and the optimizer of a run, on rows packed
+Needs a Python with `pip install -e '.[bench]'` for PyTorch. Every variant is a process of its own that waits while another steps; a round is a step of each. Ours is the task's loss, the decoder and the optimizer of a run, on rows packed
 with documents; PyTorch's rows are one text each. The machine's peak is the fastest reading of a large float32 product,
 of either library, in the same rounds; where products are in bfloat16 it is the fastest of ours (run.products), PyTorch's variants too. Seconds are medians;
 CPU-seconds, of all threads, are the figure to read on a shared machine. The last column is the optimizer's part of a step.
@@ -37,8 +36,8 @@ MODEL = decoder.DecoderConfig(vocab_size=VOCAB.size, depth=6, aspect=64, context
 PEER = Path(__file__).parent / "torch_llama.py"
 PRODUCTS = 5  # of [4096, D] and [D, 4 D], for one reading of the peak
 VARIANTS = [(f"ours {kind} {dtype} {products}", {"kind": kind, "dtype": dtype, "products": products}) for kind, dtype, products in
-            (("muon", "float32", "xla"), ("adamw", "float32", "xla"), ("adamw", "bfloat16", "xla"), ("muon", "float32", "mkl"),
-             ("adamw", "float32", "mkl"), ("muon", "float32", "avx512"), ("adamw", "float32", "avx512"))]
+            (("muon", "float32", "xla"), ("adamw", "float32", "xla"), ("adamw", "bfloat16", "xla"), ("muon", "float32", "bfloat16"),
+             ("adamw", "float32", "bfloat16"))]
 PEERS = [(f"torch {'compiled' if compile else 'eager'} {precision}", {"precision": precision, "compile": compile})
          for precision in ("float32", "bfloat16") for compile in (False, True)]
 
@@ -127,7 +126,7 @@ def main() -> None:
     for worker in workers.values():
         worker.close()
     cores, flops = len(os.sched_getaffinity(0)), ROWS * ROW_TOKENS * MODEL.flops_per_token(ROW_TOKENS)
-    is_ours = lambda name: name.endswith(("mkl", "avx512"))
+    is_ours = lambda name: name.startswith("ours") and name.endswith("bfloat16")
     least = lambda narrow: min((min(seconds) for name, seconds in products.items() if is_ours(name) == narrow), default=math.nan)
     peak = {narrow: PRODUCTS * 2 * 4096 * 4 * MODEL.width**2 / least(narrow) for narrow in (False, True)}
     middle = {name: [statistics.median(x) for x in zip(*times)] for name, times in spent.items()}

@@ -1,19 +1,17 @@
-"""Matrix products that XLA does not make fast on a CPU: options, off unless asked for. All need a C++ compiler.
+"""Matrix products that XLA does not make fast on a CPU: options, off unless asked for. Both need a C++ compiler.
 
-    python train.py CONFIG run.products=mkl      on the CPU's matrix units (AMX); needs pip install -e '.[mkl]'
-    python train.py CONFIG run.products=avx512   by its vectors of bfloat16 (avx512_bf16: AMD since Zen 4)
-    python sample.py RUN --eight-bit PARTS       by weights of 8 bits, of which a fourth as many bytes are read
+    python train.py CONFIG run.products=bfloat16   on matrix units (AMX: Intel Xeons since 2023) or by vectors (AMD since Zen 4)
+    python sample.py RUN --eight-bit PARTS         by weights of 8 bits, of which a fourth as many bytes are read
 
-In the first two, weights and activations stay float32. What is multiplied is rounded to bfloat16 and summed in float32, which
-is also what a TPU does with float32 products unless told otherwise. The first library is oneMKL, which matmul.cc hands to XLA; it is
-no faster than XLA on an AMD, and no library that pip installs alone multiplies bfloat16 there, so the second is in matmul.cc.
-The third is for decoding, where every token reads all weights: quant.py makes them. Where the CPU multiplies whole numbers
+In the first, weights and activations stay float32. What is multiplied is rounded to bfloat16 and summed in float32, which
+is also what a TPU does with float32 products unless told otherwise. The products are in matmul.cc: oneMKL, which has them for
+matrix units, took up to five times as long for our shapes (EXPERIMENTS.md), and no library that pip installs alone has them for an AMD.
+The second is for decoding, where every token reads all weights: quant.py makes them. Where the CPU multiplies whole numbers
 (avx512_vnni) its activations are rounded to some 15 bits.
 """
 
 import ctypes
 import functools
-import importlib.metadata
 import platform
 import shutil
 import subprocess
@@ -28,8 +26,8 @@ from jaxtyping import Array, Float, Int8
 
 from gemini_mini import errors, files, parallel
 
-Library = Literal["xla", "mkl", "avx512"]
-MATRIX_UNITS, VECTORS = "amx_bf16", "avx512_bf16"  # as Linux names them
+Library = Literal["xla", "bfloat16"]
+KINDS = {"amx_bf16": "open_units", "avx512_bf16": "open_vectors"}  # as Linux names what a CPU has, the faster first; of matmul.cc
 UNIT = 16  # numbers of a vector in matmul.cc
 SOURCE = Path(__file__).with_suffix(".cc")
 NARROW = jnp.bfloat16
@@ -39,22 +37,29 @@ _library: Library = "xla"
 def use(library: Library) -> None:
     """Whose products programs have that are traced from now on in this process.
 
-    Raises: InputError where the package, a compiler, or what the CPU should have is missing.
+    Raises: InputError where a compiler, or what the CPU should have, is missing.
     """
     global _library
-    if library == "mkl":
-        _demand("mkl", MATRIX_UNITS, "matrix units")
-        open_blas(find_mkl())
-    elif library == "avx512":
-        _demand("avx512", VECTORS, "vectors of bfloat16")
-        open_tiles()
+    if library == "bfloat16":
+        has = cpu_info()
+        if not any(flag in has and open_narrow(flag) for flag in KINDS):
+            raise errors.InputError(f"run.products=bfloat16: needs Linux, a CPU with {' or '.join(KINDS)} (in /proc/cpuinfo), and a "
+                                    "compiler that knows it (g++ 11 or newer); leave it at xla")
     if library != _library:
         jax.clear_caches()  # what was traced with the other's
     _library = library
 
 
+def open_narrow(flag: str) -> bool:
+    """From now on `product` is made by this of KINDS, if it can be here. Raises: InputError when there is no compiler."""
+    if not getattr(_compiled(), KINDS[flag])():
+        return False
+    _register_narrow()
+    return True
+
+
 def is_on() -> bool:
-    """Whether programs traced now have the products of a library: never over a mesh, which is XLA's to cut."""
+    """Whether programs traced now have these products: never over a mesh, which is XLA's to cut."""
     return _library != "xla" and parallel.current() is None
 
 
@@ -100,42 +105,10 @@ def _call(x: Array, w: Array, turn_x: bool = False, turn_w: bool = False) -> Arr
     return call(x, w, turn_x=np.bool_(turn_x), turn_w=np.bool_(turn_w))
 
 
-def _demand(library: Library, flag: str, what: str) -> None:
-    if flag not in cpu_info():
-        raise errors.InputError(f"run.products={library}: needs a CPU with {what} ({flag}), and Linux; leave it at xla")
-
-
 def cpu_info() -> str:
     """What Linux says of the CPU; "" elsewhere."""
     info = Path("/proc/cpuinfo")
     return info.read_text() if info.is_file() else ""
-
-
-def find_mkl() -> Path:
-    """Its library, told to use one thread: XLA's own are given their parts. Raises: InputError when it is not installed."""
-    try:
-        found = [Path(file.locate()) for file in importlib.metadata.files("mkl") or () if file.name.startswith("libmkl_rt.so")]
-    except importlib.metadata.PackageNotFoundError:
-        found = []
-    if not found:
-        raise errors.InputError("run.products=mkl: needs oneMKL; pip install -e '.[mkl]', or leave it at xla")
-    ctypes.CDLL(str(found[0])).MKL_Set_Threading_Layer(1)
-    return found[0]
-
-
-def open_blas(path: Path) -> None:
-    """From now on products are those of this library. Raises: InputError when it has none of bfloat16 matrices."""
-    library = _compiled()
-    if not library.open_blas(str(path).encode()):
-        raise errors.InputError(f"run.products=mkl: {path} has no product of bfloat16 matrices; pip install --upgrade mkl")
-    _register_narrow()
-
-
-def open_tiles() -> None:
-    """From now on products are those of matmul.cc itself. Raises: InputError when the compiler does not know the CPU's bfloat16."""
-    if not _compiled().open_tiles():
-        raise errors.InputError("run.products=avx512: needs a compiler that knows this CPU's bfloat16 (g++ 10 or newer)")
-    _register_narrow()
 
 
 @functools.cache
@@ -156,7 +129,7 @@ def _compiled() -> ctypes.CDLL:
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / path.name
             command = [compiler, "-O3", "-march=native", "-w", "-std=c++17", "-shared", "-fPIC", f"-I{jax.ffi.include_dir()}",
-                       str(SOURCE), "-ldl", "-o", str(made)]
+                       str(SOURCE), "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise errors.InputError(f"{SOURCE} does not compile here; do without run.products and --eight-bit:\n{done.stderr[-2000:]}")

@@ -1,6 +1,5 @@
-"""Laws of products by a library: the same numbers as in NumPy, whichever thread makes which part, and clear refusals."""
+"""Laws of our own products: the same numbers as in NumPy, whichever thread makes which part, and clear refusals."""
 
-import importlib.metadata
 import os
 import shutil
 import signal
@@ -18,42 +17,13 @@ from gemini_mini import errors, matmul, nn, parallel, quant, replay
 from gemini_mini.model import attention
 from gemini_mini.train import loop, loss, optim, setup, trace
 
-PLAIN_BLAS = """
-#include <stdint.h>
-static float wide(uint16_t x) { union { uint32_t i; float f; } u = {(uint32_t)x << 16}; return u.f; }
-void cblas_gemm_bf16bf16f32(int order, int ta, int tb, int m, int n, int k, float alpha, const uint16_t* a, int lda,
-                            const uint16_t* b, int ldb, float beta, float* c, int ldc) {
-  for (int i = 0; i < m; ++i)
-    for (int j = 0; j < n; ++j) {
-      float sum = 0;
-      for (int p = 0; p < k; ++p) sum += wide(a[ta == 112 ? p * lda + i : i * lda + p]) * wide(b[tb == 112 ? j * ldb + p : p * ldb + j]);
-      c[i * ldc + j] = alpha * sum;
-    }
-}
-"""
-
-
-@pytest.fixture(scope="module")
-def plain_blas(tmp_path_factory):
-    """A library of one plain function; matmul.cc is compiled and registered, once in a process."""
-    compiler = shutil.which("c++") or pytest.skip("needs a C++ compiler")
-    folder = tmp_path_factory.mktemp("blas")
-    (folder / "plain.c").write_text(PLAIN_BLAS)
-    subprocess.run([compiler, "-x", "c", "-O2", "-shared", "-fPIC", str(folder / "plain.c"), "-o", str(folder / "plain.so")], check=True)
-    return folder / "plain.so"
-
-
-@pytest.fixture(params=["plain", "mkl", "avx512"])
-def products(request, plain_blas, monkeypatch):
-    """Products by each library that is here, from now to the end of the test."""
-    monkeypatch.setattr(matmul, "_library", "mkl")
-    try:
-        if request.param == "avx512":
-            matmul.open_tiles()
-        else:
-            matmul.open_blas(plain_blas if request.param == "plain" else matmul.find_mkl())
-    except errors.InputError as error:
-        pytest.skip(str(error))
+@pytest.fixture(params=matmul.KINDS)
+def products(request, monkeypatch):
+    """Products of each kind that can be had here, from now to the end of the test."""
+    if request.param not in matmul.cpu_info():
+        pytest.skip(f"the CPU has no {request.param}")
+    monkeypatch.setattr(matmul, "_library", "bfloat16")
+    assert matmul.open_narrow(request.param)
     yield
     monkeypatch.undo()
     jax.clear_caches()
@@ -125,8 +95,9 @@ def test_the_loss_and_its_gradient_are_near_those_of_xla(products):
 
 
 @pytest.mark.parametrize("inner, cols", [(16, 1), (80, 33), (768, 1500)])
-def test_weights_in_8_bits_multiply_as_their_float32_do(plain_blas, inner, cols):
-    """`plain_blas` says that there is a compiler."""
+def test_weights_in_8_bits_multiply_as_their_float32_do(inner, cols):
+    if not shutil.which("c++"):
+        pytest.skip("needs a C++ compiler")
     matmul.load_coded()
     rng = np.random.default_rng(cols)
     x, w = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 20, inner), (inner, cols)))
@@ -149,40 +120,41 @@ def test_what_8_bits_cannot_multiply_is_refused():
 
 
 def test_what_is_missing_is_named(monkeypatch, tmp_path):
-    refused = lambda library="mkl": pytest.raises(errors.InputError, match=f"run.products={library}: needs")
-    for library, what in (("mkl", "matrix units"), ("avx512", "vectors of bfloat16")):
-        monkeypatch.setattr(matmul, "MATRIX_UNITS" if library == "mkl" else "VECTORS", "none such")
-        with refused(library) as error:
-            matmul.use(library)
-        assert what in str(error.value)
-    monkeypatch.setattr(importlib.metadata, "files", lambda name: None)
-    with refused() as error:
-        matmul.find_mkl()
-    assert "pip install" in str(error.value)
+    refused = pytest.raises(errors.InputError, match="run.products=bfloat16: needs Linux, a CPU with amx_bf16 or avx512_bf16")
+    monkeypatch.setattr(matmul, "cpu_info", lambda: "flags: avx2 avx512f")
+    with refused:
+        matmul.use("bfloat16")
+    monkeypatch.setattr(matmul, "cpu_info", lambda: "flags: amx_bf16 avx512_bf16")
+    monkeypatch.setattr(matmul, "_compiled", lambda: types.SimpleNamespace(open_units=lambda: 0, open_vectors=lambda: 0))
+    with refused:  # a compiler that does not know them
+        matmul.use("bfloat16")
+    monkeypatch.undo()
     monkeypatch.setattr(matmul.files, "CACHE", tmp_path)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     matmul._compiled.cache_clear()
     with pytest.raises(errors.InputError, match="need a C.. compiler"):
         matmul.load_coded.__wrapped__()
-    monkeypatch.setattr(matmul, "_compiled", lambda: types.SimpleNamespace(open_tiles=lambda: 0))
-    with refused("avx512"):
-        matmul.open_tiles()
     assert not matmul.is_on()
+
+
+def test_the_faster_kind_is_taken_and_the_other_where_it_cannot_be_had(monkeypatch):
+    monkeypatch.setattr(matmul, "cpu_info", lambda: "flags: avx512_bf16 amx_bf16")
+    for can, wanted in (({"amx_bf16", "avx512_bf16"}, ["amx_bf16"]), ({"avx512_bf16"}, ["amx_bf16", "avx512_bf16"])):
+        asked = []
+        monkeypatch.setattr(matmul, "open_narrow", lambda flag: asked.append(flag) or flag in can)
+        monkeypatch.setattr(matmul, "_library", "xla")
+        matmul.use("bfloat16")
+        assert asked == wanted and matmul.is_on()
 
 
 def test_several_devices_have_the_products_of_xla(monkeypatch):
     with pytest.raises(errors.InputError, match="run.products: must be xla on a mesh of 8 devices"):
-        setup.build(None, optim.OptimConfig(), loop.RunConfig("runs/none", 1, products="mkl"), 1)
+        setup.build(None, optim.OptimConfig(), loop.RunConfig("runs/none", 1, products="bfloat16"), 1)
     assert not matmul.is_on()
-    monkeypatch.setattr(matmul, "_library", "mkl")  # as one run leaves it to the next in a process
+    monkeypatch.setattr(matmul, "_library", "bfloat16")  # as one run leaves it to the next in a process
     assert matmul.is_on()
     with jax.sharding.use_abstract_mesh(parallel.mesh((0, 1, 1, 1)).abstract_mesh):
         assert not matmul.is_on()
-
-
-def test_a_library_that_lacks_the_product_is_refused(plain_blas):
-    with pytest.raises(errors.InputError, match="no product of bfloat16"):
-        matmul.open_blas(Path("libm.so.6"))
 
 
 DYING = """
@@ -197,22 +169,21 @@ def config():
         batches = test_loop.FitLine.batches
         die = lambda step: os.kill(os.getpid(), signal.SIGKILL) if step == 10 else None
         test_loop.FitLine.batches = lambda self, *args: (lambda batch: lambda step: (die(step), batch(step))[1])(batches(self, *args))
-    run = loop.RunConfig("unset", 14, save_every=3, products=LIBRARY)
+    run = loop.RunConfig("unset", 14, save_every=3, products="bfloat16")
     return config_lib.Experiment(test_loop.FitLine(), optim.OptimConfig("muon"), run)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("library", ["mkl", "avx512"])
-def test_a_run_with_them_is_exact_through_a_kill_and_in_its_replay(library, tmp_path):
+def test_a_run_with_them_is_exact_through_a_kill_and_in_its_replay(tmp_path):
     """Each in a process with one device, for a mesh has none of them."""
     try:
-        matmul.use(library)
+        matmul.use("bfloat16")
     except errors.InputError as error:
         pytest.skip(str(error))
     finally:
         matmul.use("xla")
-    (tmp_path / "c.py").write_text(DYING.replace("TESTS", repr(str(Path(__file__).parent))).replace("LIBRARY", repr(library)))
+    (tmp_path / "c.py").write_text(DYING.replace("TESTS", repr(str(Path(__file__).parent))))
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 
     def run(*arguments, **more) -> int:

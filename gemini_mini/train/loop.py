@@ -73,7 +73,7 @@ class RunConfig:
     keep_best: str = ""  # and the one where this figure of `evals` is lowest, or highest after a minus: -valid/psnr
     max_bad: int = 10  # skipped steps in a row before the run rolls back
     flip: tuple[int, str, int] = (0, "", 0)  # flip a bit, to test replay.py: (after step, leaf of trace.json, bit of it)
-    products: matmul.Library = "xla"  # mkl, avx512: in bfloat16, on a CPU's matrix units or by its vectors
+    products: matmul.Library = "xla"  # bfloat16: rounded to it on a CPU that multiplies such numbers
     mesh: tuple[int, int, int, int] = (0, 1, 1, 1)  # data, fsdp, tensor, context; a data of 0 takes what is left
 
     def __post_init__(self):
