@@ -51,6 +51,7 @@ release: UNCUT = run.max_minutes=0
 release: STEPS = run.steps=7572
 release: laptop
 	$(BIN)/python -m gemini_mini.evals runs/laptop --guidance 1.5 --tasks retrieval,draw_chosen
+	$(BIN)/python -m gemini_mini.evals.scan runs/laptop
 	$(BIN)/python -m gemini_mini.release runs/laptop --out released/laptop.safetensors
 
 # Where there are no pictures or no recordings, their tokenizer takes one step: it is there and writes nothing.

@@ -39,11 +39,12 @@ MOST_FAILURES = 3  # of each task, the first in the evaluation's order
 def release(run_folder: Path, out: Path) -> dict[str, tuple[float, float]]:
     """Write `out`, its card and the card's picture; returns the loss on each valid source, before and after.
 
-    Raises: InputError when the run is unfinished, or its figures or valid rows are missing.
+    Raises: InputError when the run is unfinished, or its figures, its scan or valid rows are missing.
     """
     run = run_lib.load(run_folder)
     settings = run.settings["task"]
-    detail = figures(run_folder, run_folder)
+    detail, started = figures(run_folder, run_folder), files.read_json(run_folder / "run.json")
+    scanned = scan_of(run_folder, started["inputs"]["rows"])
     assurance = figures(run_folder / "release", run_folder) if (run_folder / "release" / "evals_detail.json").is_file() else None
     before, after = (valid_loss(run, module) for module in (run.model, nn.rounded(run.model)))
     losses = {name: (before[name], after[name]) for name in before}
@@ -56,7 +57,7 @@ def release(run_folder: Path, out: Path) -> dict[str, tuple[float, float]]:
     examples = album.load(run_folder / "evals" / "examples.safetensors")
     pictures = {out.with_suffix(".png"): gallery.sheet(draw, examples),
                 out.with_name(f"{out.stem}_failures.png"): failures.sheet(detail["tasks"], examples, MOST_FAILURES)}
-    about = card(run, files.read_json(run_folder / "run.json"), detail, assurance, opened, losses,
+    about = card(run, started, detail, scanned, assurance, opened, losses,
                  *(path.name if content else "" for path, content in pictures.items()))
     run_lib.save_released(small, out, about)
     for path, content in pictures.items():
@@ -75,6 +76,16 @@ def figures(folder: Path, run_folder: Path) -> dict:
     return detail
 
 
+def scan_of(run_folder: Path, rows_key: str) -> dict:
+    """What evals/scan.py found in exactly these rows. Raises: InputError when it has not looked."""
+    path = run_folder / "scan.json"
+    found = files.read_json(path) if path.is_file() else {}
+    if found.get("rows", [])[:1] != [rows_key]:
+        raise errors.InputError(f"{path}: must hold a scan of the very rows the run was trained on, for the card; run: "
+                                f"python -m gemini_mini.evals.scan {run_folder}")
+    return found
+
+
 def valid_loss(run: run_lib.Run, module: decoder.Decoder) -> dict[str, float]:
     """Nats per id of each source of the run's valid rows, weighed as in training."""
     settings, folder = run.settings["task"], Path(run.settings["task"]["rows"])
@@ -90,7 +101,7 @@ def valid_loss(run: run_lib.Run, module: decoder.Decoder) -> dict[str, float]:
 
 
 def card(
-    run: run_lib.Run, started: dict, detail: dict, assurance: dict | None, opened: list[dict], losses: dict[str, tuple[float, float]],
+    run: run_lib.Run, started: dict, detail: dict, scanned: dict, assurance: dict | None, opened: list[dict], losses: dict[str, tuple[float, float]],
     picture: str = "", failed: str = "",
 ) -> str:
     """The model card, as Markdown; `opened` are the times the assurance half was, the last two files of what it drew and of its failures."""
@@ -107,6 +118,7 @@ def card(
         "pictures of 32 × 32 pixels. It is a study of how such models are made, and fit for no other use.", "",
         "## Data", "", LICENCES, "",
         "Part of all rows: " + ", ".join(f"{name} {share:.0%}" for name, share in shares) + ".", "",
+        _scanned(scanned), "",
         "## What 8 bits cost", "",
         f"Matrices have 8 bits, one scale for each channel; those of the tokenizers had them while it was trained. Loss on valid in nats per id, mean of "
         f"{len(losses)} sources: {before:.4f} in 32 bits, {after:.4f} in 8.", "",
@@ -125,6 +137,15 @@ def card(
     if failed:
         lines += ["", "With pictures: what was asked, what is right, what was answered.", "", f"![failures]({failed})"]
     return "\n".join(lines) + "\n"
+
+
+def _scanned(scanned: dict) -> str:
+    """How many held-out questions stand in the training data, both halves of every test split counted."""
+    cells = [cell for of in scanned["found"].values() for cell in of.values()]
+    n, pair, media, text = (sum(cell[name] for cell in cells) for name in ("n", "pair", "media", "text"))
+    return (f"Searched for evaluation: of {n:,} questions and texts that are held out to tune and to test on, {pair:,} stand with their answer in one "
+            f"of the {scanned['documents']:,} training documents; {media:,} show or play what is there too, as a name in another language or a pair of "
+            f"known colours must; {text:,} share {scanned['ngram']} words in a row with a training text.")
 
 
 def _protocol(detail: dict, half: str) -> str:

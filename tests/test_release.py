@@ -172,14 +172,17 @@ def test_a_card_says_data_licences_figures_and_failures(model, tmp_path):
     detail = {"tasks": {"draw": {"unit": "accuracy", "splits": {"test_compose": cell}}}, "limit": 9, "image_temperature": 0.0,
               "guidance": 1.5, "pictures": 5, "is_valid_only": False}
     trained = model.run._replace(settings={"task": {**model.run.settings["task"], **SETTINGS}})
-    text = release.card(trained, {"steps": 20}, detail, None, [], {"draw": (1.0, 1.25), "name": (2.0, 2.25)})
+    found = {"n": 9, "pair": 0, "media": 2, "text": 1, "near": 0}
+    scanned = {"documents": 1234, "ngram": 13, "found": {"draw": {"valid": found, "test": found | {"n": 3}}, "text": {"valid: prose": found}}}
+    text = release.card(trained, {"steps": 20}, detail, scanned, None, [], {"draw": (1.0, 1.25), "name": (2.0, 2.25)})
     for words in ("CC BY-SA 4.0", "draw 75%", "guidance 1.5", "1.5000 in 32 bits, 1.7500 in 8", "| draw (accuracy) | test_compose | 4 | 25% | 10% to 50% | 0.0% |  | 10% |",
-                  "`Draw: cat` → [image], not [image]", "was not opened"):
+                  "`Draw: cat` → [image], not [image]", "was not opened",
+                  "of 21 questions and texts", "0 stand with their answer in one of the 1,234 training documents; 6 show", "3 share 13 words"):
         assert words in text, words
     opened = [{"when": "2026-01-01", "model": "m"}]
-    half = release.card(trained, {"steps": 20}, detail | {"is_valid_only": True}, None, opened, {"draw": (1.0, 1.0)})
+    half = release.card(trained, {"steps": 20}, detail | {"is_valid_only": True}, scanned, None, opened, {"draw": (1.0, 1.0)})
     assert "was opened 1 time(s), first at 2026-01-01; its figures are not here" in half and "test splits left alone" in half
-    found = release.card(trained, {"steps": 20}, detail, detail, opened, {"draw": (1.0, 1.0)}, "drawn.png")
+    found = release.card(trained, {"steps": 20}, detail, scanned, detail, opened, {"draw": (1.0, 1.0)}, "drawn.png")
     assert "opened 1 time(s), first at 2026-01-01" in found and "![pictures](drawn.png)" in found and "![" not in text
 
 
@@ -191,6 +194,13 @@ def test_a_card_never_shows_figures_of_other_weights(tmp_path):
             with pytest.raises(errors.InputError, match="these very weights"):
                 release.figures(tmp_path, tmp_path)
     assert release.figures(tmp_path, tmp_path)["half"] == "dev"
+    for there in (None, {"rows": []}, {"rows": ["others", "these"]}):
+        if there:
+            files.write_json(tmp_path / "scan.json", there)
+        with pytest.raises(errors.InputError, match="scan of the very rows"):
+            release.scan_of(tmp_path, "these")
+    files.write_json(tmp_path / "scan.json", {"rows": ["these"], "documents": 3})
+    assert release.scan_of(tmp_path, "these")["documents"] == 3
 
 
 def test_the_model_released_here_is_small_has_its_card_and_draws():

@@ -101,6 +101,9 @@ def test_surprise_falls_with_position(small_world):
     assert all(5 < cell["baseline"] < 6.01 for cell in cells) and cells[0]["chance"] == pytest.approx(np.log(300))
     panel = chart.draw({"position": {**run(small_world, Known(None), "position")}}).axes[0]
     assert len(panel.lines) == 3
+    model = Known(None)
+    model.nats = lambda texts, window: [line[:400] * 0 if i else line for i, line in enumerate(Known.nats(model, [*texts, ""], window))]
+    assert [cell["value"] for cell in run(small_world, model, "position")["splits"].values()] == values, "shorter texts are in no figure"
 
 
 def test_the_true_continuation_is_chosen_where_it_is_the_likeliest(small_world):
@@ -163,6 +166,8 @@ def test_a_vote_is_believed_where_enough_agree(small_world):
         values = {name: cell["value"] for name, cell in cells.items()}
         assert values["routed of 8"] == 1 and 0.3 < values["at once"] < 0.7
         assert values["majority of 8"] == values["chain"] == pytest.approx(1 - values["at once"])
+        share = values["at once"]  # either is right where the other is not
+        assert cells["routed of 8"]["also"]["above the better of the two"] == pytest.approx(min(share, 1 - share))
         assert cells["routed of 8"]["threshold"] == 1.0 and cells["majority of 8"]["samples"] == 8
         assert "Only the result" in cells["at once"]["prompt"] and cells["at once"]["baseline"] < 0.2
         assert f"{len(next(iter(cells.values()))['examples'])}" == "60"
@@ -174,6 +179,17 @@ def test_a_vote_is_believed_where_enough_agree(small_world):
                 if name != "at once":
                     assert is_easy or said == {"chain": "1000", "majority of 8": "so 2000", "routed of 8": true}[name]
                 assert ("Step" in asked) == (name != "at once" and (is_easy or name != "routed of 8")), "beside the question it answers"
+
+
+def test_a_gain_is_of_the_same_problems_and_its_interval_says_what_chance_does():
+    rng = np.random.default_rng(0)
+    right = lambda share: (rng.random(400) < share).astype(float)
+    worse, better = right(0.2), right(0.6)
+    routed = np.where(np.arange(400) % 10 == 0, 1.0, better)  # a tenth is right whatever the better one says
+    found = list(suite_reasoning.gain(routed, better, worse).values())
+    assert found == list(suite_reasoning.gain(routed, worse, better).values())
+    assert found[0] == pytest.approx(np.mean(routed - better)) and 0 < found[1] < found[0] < found[2] < 0.1
+    assert list(suite_reasoning.gain(better, better, worse).values()) == [0, 0, 0]
 
 
 def test_no_figure_has_errors_of_words_and_of_characters(shapes_world, monkeypatch):

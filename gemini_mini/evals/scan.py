@@ -221,6 +221,7 @@ def main() -> None:
     parser.add_argument("target", type=Path, metavar="RUN_OR_WORLD")
     parser.add_argument("--out", type=Path, help="default: scan.json in the run, or beside the world")
     args = parser.parse_args()
+    folders = []
     if (args.target / "run.json").is_file():
         run = run_lib.load(args.target)
         folders, tokenizers = rows_of(run.settings["task"]), run.tokenizers
@@ -236,7 +237,7 @@ def main() -> None:
     named = closest(world)
     out = args.out or (args.target if tokenizers else args.target.parent) / "scan.json"
     files.write_json(out, {
-        "target": str(args.target), "documents": trained.num_documents, "ngram": NGRAM, "near": NEAR,
+        "target": str(args.target), "rows": [files.built_key(folder) for folder in folders], "documents": trained.num_documents, "ngram": NGRAM, "near": NEAR,
         "found": {task: {split: counts._asdict() for split, counts in of.items()} for task, of in found.items()}, "closest": named})
     show(found)
     for split, pairs in named.items():

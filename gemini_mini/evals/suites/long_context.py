@@ -91,21 +91,22 @@ def _largest(sizes: range, fits: Callable[[int], bool]) -> int:
 
 
 def _by_position(exam: task.Exam) -> dict:
-    """Surprise in nats at each position of documents of many pages, code and prose, never seen."""
+    """Surprise in nats at each position of documents of many pages, code and prose, never seen; the longest alone, so that
+    every figure is of the same ones."""
     model, split, splits = exam.model, exam.settings.held_out, {}
     texts = world_documents.pages(exam.world, split)
     whole = model.nats(texts[:LONG_TEXTS], model.context_tokens)
     anew = model.nats(texts[:LONG_TEXTS], WINDOW_TOKENS)
     width = max(map(len, whole), default=0)
+    longest = [i for i, nats in enumerate(whole) if len(nats) == width]
     ends = [width >> shift for shift in reversed(range(POSITIONS)) if width >> shift]
     for start, end in zip([0, *ends], ends):
-        read, baseline = ([nats[start:end] for nats in found if len(nats) >= end] for found in (whole, anew))
+        read, baseline = ([found[i][start:end] for i in longest] for found in (whole, anew))
         judged = [task.Judged(float(nats.sum()), float(len(nats))) for nats in read]
         again = [task.Judged(float(nats.sum()), float(len(nats))) for nats in baseline]
-        if judged:
-            splits[f"{split}: positions {start + 1} to {end}"] = {
-                **task.cell(judged, True, math.log(model.num_pieces), task.figure(again, True)["value"], "each text by itself",
-                            sampling="none: what is given is foreseen"), "position": (start + end) / 2, "examples": []}
+        splits[f"{split}: positions {start + 1} to {end}"] = {
+            **task.cell(judged, True, math.log(model.num_pieces), task.figure(again, True)["value"], "each text by itself",
+                        sampling="none: what is given is foreseen"), "position": (start + end) / 2, "examples": []}
     return {"is_error": True, "unit": "nats per piece of text",
             "baseline_title": f"reading anew every {WINDOW_TOKENS} ids", "splits": splits}
 
