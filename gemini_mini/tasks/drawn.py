@@ -16,6 +16,7 @@ from gemini_mini.model import decoder
 from gemini_mini.tokenizers import bundle
 
 PROMPTS = 2  # of each source
+ROWS = 1_024  # looked through at once
 WHITE = 255
 
 
@@ -36,12 +37,14 @@ def questions(stored: rows.Rows) -> list[Question]:
 
 
 def _asked(source: Int32[np.ndarray, "R T"]) -> Iterator[Question]:
-    for row in source:
-        for document in np.split(row, np.flatnonzero(row == vocabulary.BOS))[1:]:
-            turns = np.flatnonzero((document[:-1] == vocabulary.MODEL) & (document[1:] == vocabulary.BOI))
-            if len(turns):
-                answer = document[turns[0] + 1 :]
-                yield Question(document[: turns[0] + 1].astype(np.int32), answer[: np.argmax(answer == vocabulary.EOI) + 1])
+    opens = lambda ids: (ids[..., :-1] == vocabulary.MODEL) & (ids[..., 1:] == vocabulary.BOI)
+    for start in range(0, len(source), ROWS):
+        part = source[start : start + ROWS]
+        for row in part[opens(part).any(axis=1)]:  # of the rows of speech there is none
+            for document in np.split(row, np.flatnonzero(row == vocabulary.BOS))[1:]:
+                if len(turns := np.flatnonzero(opens(document))):
+                    answer = document[turns[0] + 1 :]
+                    yield Question(document[: turns[0] + 1].astype(np.int32), answer[: np.argmax(answer == vocabulary.EOI) + 1])
 
 
 def sheet(
