@@ -155,12 +155,18 @@ def test_a_trained_run_is_released_with_its_card_and_pictures(trained, tmp_path)
     files.write_json(trained / "evals_detail.json", {
         "half": "dev", "model": run.weights_hash(trained), "pictures": 2, "image_temperature": 0.0, "guidance": 1.5, "limit": 1,
         "is_valid_only": False, "tasks": {"draw": {"unit": "accuracy", "splits": {"seen": cell}}}})
+    with pytest.raises(errors.InputError, match="run: python -m gemini_mini.evals.scan"):
+        release.release(trained, tmp_path / "small.safetensors")
+    counts = {"n": 7, "pair": 0, "media": 0, "text": 0, "near": 0}
+    files.write_json(trained / "scan.json", {"rows": [files.read_json(trained / "run.json")["inputs"]["rows"]], "documents": 40, "ngram": 13,
+                                             "found": {"draw": {"valid": counts}}})
     losses = release.release(trained, tmp_path / "small.safetensors")
     assert losses.keys() == {"draw", "words"} and all(0 < abs(after / before - 1) < 0.02 for before, after in losses.values())
     drawn = run.load(tmp_path / "small.safetensors")
     assert drawn.model.config == run.load(trained).model.config and drawn.settings["task"]["row_tokens"] == 128
     assert PIL.Image.open(tmp_path / "small.png").width > 900 and PIL.Image.open(tmp_path / "small_failures.png").height > 60
     assert all(f"({name})" in (tmp_path / "small.md").read_text() for name in ("small.png", "small_failures.png"))
+    assert "of 7 questions" in (tmp_path / "small.md").read_text()
 
 
 def test_tensorboard_shows_every_number_of_the_metrics(trained):
