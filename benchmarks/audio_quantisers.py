@@ -116,10 +116,11 @@ class TrainProbe:
 
     world: str
     tokenizer: str
+    speeds: float = 0.0  # as of TrainAudioTokenizer, of the clips that the probe learns from
 
     @cached_property
     def source(self) -> audio_tokenizer.TrainAudioTokenizer:
-        return audio_tokenizer.TrainAudioTokenizer(self.world)
+        return audio_tokenizer.TrainAudioTokenizer(self.world, speeds=self.speeds)
 
     @cached_property
     def frozen(self) -> audio.AudioTokenizer | Clusters | None:
@@ -246,6 +247,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/quantisers")
     parser.add_argument("--steps", type=int, default=500, help="of each tokenizer")
     parser.add_argument("--probe-steps", type=int, default=500)
+    parser.add_argument("--probe-speeds", type=float, default=0.0, help="the probe hears clips faster and slower too, by this share at most")
     parser.add_argument("--recorded", default="", help="a folder of recorded speech with its transcripts.tsv")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--decoder", nargs=2, type=Path, metavar=("TEXT", "IMAGE"), help="a decoder reads too, beside these tokenizers")
@@ -267,7 +269,7 @@ def main() -> None:
             tokenizer = out / encoder / (CENTRES if name.endswith("k_means") else "audio.safetensors")
             if name.endswith("k_means") and not tokenizer.is_file():
                 cluster(task, out / encoder, args.seed)
-        probe = TrainProbe(args.world, str(tokenizer))
+        probe = TrainProbe(args.world, str(tokenizer), args.probe_speeds)
         if probe.frozen:
             figures = code_figures(task, probe.frozen)
         train(probe, out / f"{name}-probe", probe_steps, args.seed)

@@ -495,7 +495,8 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def task(world):
     return task_lib.TrainAudioTokenizer(
-        world=str(world), model=TINY, losses=audio_losses.AudioLossConfig(num_targets=8), short=(0.7, 4, 4), long=(1.2, 4, 2))
+        world=str(world), model=TINY, losses=audio_losses.AudioLossConfig(num_targets=8), short=(0.7, 4, 4), long=(1.2, 4, 2),
+        speeds=0.0)
 
 
 def test_figures_are_of_clips_spread_over_all(task):
@@ -541,6 +542,33 @@ def test_batches_are_a_function_of_seed_and_step_and_show_each_clip_once_an_epoc
     row = next(c for c in task.speech.clips if len(c.samples) == sample.num_samples[0])
     np.testing.assert_allclose(sample.samples[0, : sample.num_samples[0]], row.samples / 32768, atol=1e-7)
     assert "".join(task.speech.letters[i - 1] for i in sample.letters[0] if i) == row.text.lower()
+
+
+def test_clips_are_heard_at_other_speeds_and_still_fit(task):
+    """Each row is one clip, by its wave and by what it says, and evaluation hears all at their own speed."""
+    varied = dataclasses.replace(task, speeds=0.15)
+    train = [clip for clip in task.speech.clips if clip.split == "train"]
+    batch, ratios = varied.batches(100, 3), []
+    for step in range(30):
+        heard = batch(step)
+        assert all(np.array_equal(a, b) for a, b in zip(heard, varied.batches(40, 3)(step), strict=True))
+        for row, size, letters in zip(heard.samples, heard.num_samples, heard.letters):
+            alike = [np.corrcoef(signal.resample(clip.samples / 32768, size), row[:size])[0, 1] for clip in train]
+            clip = train[int(np.argmax(alike))]
+            assert max(alike) > 0.8 > 0.2 > sorted(alike)[-2] and not row[size:].any()
+            assert "".join(task.speech.letters[i - 1] for i in letters if i) == clip.text.lower()
+            ratios.append(len(clip.samples) / size)
+    assert 0.85 - 1e-3 <= min(ratios) < 0.9 and 1.1 < max(ratios) <= 1.15 + 1e-3 and len(set(ratios)) > 40
+    for a, b in zip(task.all_batches(("train",)), varied.all_batches(("train",)), strict=True):
+        assert np.array_equal(a.samples, b.samples)
+    full = task_lib.Spoken(train[0].samples[: audio.MEL_PER_CODE * 160 * 6], "abcabe", "train")  # as many codes as letters, nearly
+    rng, sizes = np.random.default_rng(0), set()
+    for _ in range(50):
+        sizes.add(len(varied._otherwise(full, 0.7, rng).samples))
+        assert varied._has_room(full, min(sizes))
+    assert len(sizes) > 5
+    with pytest.raises(errors.InputError, match="task.speeds"):
+        dataclasses.replace(task, speeds=1.0)
 
 
 def test_recorded_speech_is_read_from_a_folder(tmp_path):
