@@ -18,7 +18,7 @@ import numpy as np
 from gemini_mini import errors, files, memory, nn
 from gemini_mini import run as run_lib
 from gemini_mini.data import mixture, rows
-from gemini_mini.evals import album, failures, gallery, task as task_lib
+from gemini_mini.evals import album, chart, failures, gallery, task as task_lib
 from gemini_mini.model import decoder
 from gemini_mini.tasks import pretrain
 
@@ -41,6 +41,7 @@ def release(run_folder: Path, out: Path) -> dict[str, tuple[float, float]]:
 
     Raises: InputError when the run is unfinished, or its figures, its scan or valid rows are missing.
     """
+    chart.require()  # before anything is measured
     run = run_lib.load(run_folder)
     settings = run.settings["task"]
     detail, started = figures(run_folder, run_folder), files.read_json(run_folder / "run.json")

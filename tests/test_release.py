@@ -137,13 +137,16 @@ def test_a_released_file_is_a_quarter_of_the_run_and_holds_no_code(released, run
     assert {str(a.dtype) for a in arrays.values()} <= {"int8", "uint8", "float16", "float32"}
 
 
-def test_other_files_are_refused_with_a_reason(run_folder, released, tmp_path):
+def test_other_files_are_refused_with_a_reason(run_folder, released, tmp_path, monkeypatch):
     with pytest.raises(errors.InputError, match="no released model"):
         run.load(run_folder / "model.safetensors")
     (tmp_path / "torn.safetensors").write_bytes(released.read_bytes()[:-9])
     with pytest.raises(errors.InputError, match="damaged"):
         run.load(tmp_path / "torn.safetensors")
     with pytest.raises(errors.InputError, match="gemini_mini.evals"):
+        release.release(run_folder, tmp_path / "out.safetensors")
+    monkeypatch.setattr(release.chart, "matplotlib", None)
+    with pytest.raises(errors.InputError, match="need the package 'matplotlib'"):
         release.release(run_folder, tmp_path / "out.safetensors")
 
 
