@@ -2,7 +2,8 @@
 
     python -m benchmarks.train_step --torch-python /path/to/python
 
-Needs a Python with `pip install -e '.[bench]'` for PyTorch. Every variant is a process of its own that waits while another steps; a round is a step of each. Ours is the task's loss, the decoder and the optimizer of a run, on rows packed
+Needs a Python with `pip install -e '.[bench]'` for PyTorch. Every variant is a process of its own that waits while
+another steps; a round is a step of each. Ours is the task's loss, the decoder and the optimizer of a run, on rows packed
 with documents; PyTorch's rows are one text each. The machine's peak is the fastest reading of a large float32 product,
 of either library, in the same rounds; where products are in bfloat16 it is the fastest of ours (run.products), PyTorch's variants too. Seconds are medians;
 CPU-seconds, of all threads, are the figure to read on a shared machine. The last column is the optimizer's part of a step.

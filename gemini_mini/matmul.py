@@ -5,7 +5,7 @@
 
 In the first, weights and activations stay float32. What is multiplied is rounded to bfloat16 and summed in float32, which
 is also what a TPU does with float32 products unless told otherwise. The products are in matmul.cc: oneMKL, which has them for
-matrix units, took up to five times as long for our shapes (EXPERIMENTS.md), and no library that pip installs alone has them for an AMD.
+matrix units, took up to twice as long for our shapes (EXPERIMENTS.md), and no library that pip installs alone has them for an AMD.
 The second is for decoding, where every token reads all weights: quant.py makes them. Where the CPU multiplies whole numbers
 (avx512_vnni) its activations are rounded to some 15 bits.
 """

@@ -565,7 +565,7 @@ def test_clips_are_heard_at_other_speeds_and_still_fit(task):
     rng, sizes = np.random.default_rng(0), set()
     for _ in range(50):
         sizes.add(len(varied._otherwise(full, 0.7, rng).samples))
-        assert varied._has_room(full, min(sizes))
+        assert task_lib.has_room(varied.speech.spell(full.text), min(sizes))
     assert len(sizes) > 5
     with pytest.raises(errors.InputError, match="task.speeds"):
         dataclasses.replace(task, speeds=1.0)

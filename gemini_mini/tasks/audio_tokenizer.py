@@ -195,21 +195,16 @@ class TrainAudioTokenizer:
         for clip in clips:
             letters = self.speech.spell(clip.text)
             fits = [len(clip.samples) <= b.seconds * logmel.SAMPLE_RATE_HZ and len(letters) <= b.letters for b in self.buckets]
-            if any(fits) and self._has_room(clip, len(clip.samples)):
+            if any(fits) and has_room(letters, len(clip.samples)):
                 kept[fits.index(True)].append(clip)
         return kept
-
-    def _has_room(self, clip: Spoken, num_samples: int) -> bool:
-        """CTC puts a blank between equal neighbours, and one frame holds one letter at most."""
-        letters = self.speech.spell(clip.text)
-        return audio.num_frames(num_samples) >= max(1, len(letters) + sum(a == b for a, b in zip(letters, letters[1:])))
 
     def _otherwise(self, clip: Spoken, seconds: float, rng: np.random.Generator) -> Spoken:
         """The clip faster or slower, its voice higher or lower; as it is where it would fit no more."""
         if not self.speeds:
             return clip
         places = np.arange(0, len(clip.samples) - 1, 1 + rng.uniform(-self.speeds, self.speeds))
-        if len(places) > seconds * logmel.SAMPLE_RATE_HZ or not self._has_room(clip, len(places)):
+        if len(places) > seconds * logmel.SAMPLE_RATE_HZ or not has_room(self.speech.spell(clip.text), len(places)):
             return clip
         return clip._replace(samples=np.interp(places, np.arange(len(clip.samples)), clip.samples))
 
@@ -268,6 +263,11 @@ def read_world(folder: str | Path) -> Speech:
     taught = [set(decompose(clip.text)) for clip in clips if clip.split == "train"]
     counts = collections.Counter(itertools.chain.from_iterable(taught))
     return Speech(clips, "".join(sorted(letter for letter, count in counts.items() if count >= RARE * len(taught))))
+
+
+def has_room(letters: Sequence[int], num_samples: int) -> bool:
+    """Whether CTC can spell them: it puts a blank between equal neighbours, and one frame holds one letter at most."""
+    return audio.num_frames(num_samples) >= max(1, len(letters) + sum(a == b for a, b in zip(letters, letters[1:])))
 
 
 def spread(rows: Sequence, most: int) -> Sequence:
