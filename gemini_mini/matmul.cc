@@ -7,26 +7,11 @@
 #include <unistd.h>
 #endif
 
-#include <algorithm>
-#include <atomic>
-#include <condition_variable>
-#include <cstdint>
 #include <cstring>
-#include <memory>
-#include <mutex>
-#include <vector>
-#if defined(__AVX512F__) || defined(__AVX2__)
-#include <immintrin.h>
-#endif
 
-#include "xla/ffi/api/ffi.h"
+#include "tiles.h"
 
-namespace ffi = xla::ffi;
-
-// y = x w; `inner` is even.
-using Gemm = void (*)(bool turn_x, bool turn_w, int64_t rows, int64_t cols, int64_t inner, const uint16_t* x, int64_t x_stride,
-                      const uint16_t* w, int64_t w_stride, float* y, int64_t y_stride);
-static Gemm gemm = nullptr;
+Kind kind = Kind::kNone;
 
 namespace {
 
@@ -34,220 +19,44 @@ namespace {
 constexpr int kBand = 96, kCut = 1024;  // rows of x and columns of w that are laid out at once, as tiles read them,
 constexpr int kDeep = 128;              // by so many pairs of the summed axis: what is laid out of w stays in the second cache
 
-typedef uint32_t Pair __attribute__((may_alias));  // two bfloat16 along the summed axis, which the instructions multiply and add
-
-inline __mmask16 first(int64_t count) { return (1u << std::clamp<int64_t>(count, 0, 16)) - 1; }
-
-// 16 by 16 pairs, rows for columns.
-inline void turn(__m512i block[16]) {
-  __m512i made[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    made[i] = _mm512_unpacklo_epi32(block[i], block[i + 1]);
-    made[i + 1] = _mm512_unpackhi_epi32(block[i], block[i + 1]);
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += i % 4 ? 3 : 1) {
-    block[i / 4 * 4 + i % 4 * 2] = _mm512_unpacklo_epi64(made[i], made[i + 2]);
-    block[i / 4 * 4 + i % 4 * 2 + 1] = _mm512_unpackhi_epi64(made[i], made[i + 2]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const __m512i even = _mm512_shuffle_i32x4(block[i], block[i + 4], 0x88), odd = _mm512_shuffle_i32x4(block[i], block[i + 4], 0xdd);
-    const __m512i evens = _mm512_shuffle_i32x4(block[i + 8], block[i + 12], 0x88), odds = _mm512_shuffle_i32x4(block[i + 8], block[i + 12], 0xdd);
-    made[i] = _mm512_shuffle_i32x4(even, evens, 0x88);
-    made[i + 4] = _mm512_shuffle_i32x4(odd, odds, 0x88);
-    made[i + 8] = _mm512_shuffle_i32x4(even, evens, 0xdd);
-    made[i + 12] = _mm512_shuffle_i32x4(odd, odds, 0xdd);
-  }
-  std::copy(made, made + 16, block);
-}
-
-// 16 lines (rows of x, columns of w) by 16 pairs to `to`, where a line or, not `by_lines`, a pair of 16 lines stands every `step`.
-// In memory a line's numbers follow one another or, not `along`, those of all lines do. Beyond `lines` and `pairs` there are zeros.
-void lay(const uint16_t* from, int64_t stride, bool along, int64_t lines, int64_t pairs, bool by_lines, Pair* to, int64_t step) {
-  __m512i block[16];
-  for (int i = 0; i < 16; ++i, from += along ? stride : 2 * stride) {
-    if (i >= (along ? lines : pairs)) block[i] = _mm512_setzero_si512();
-    else if (along) block[i] = _mm512_maskz_loadu_epi32(first(pairs), from);
-    else block[i] = _mm512_or_si512(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(lines), from)),
-                                    _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(lines), from + stride)), 16));
-  }
-  if (along != by_lines) turn(block);
-  for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * step, block[i]);
-}
-
-// By the vectors' instruction: a tile's sums stay in the registers.
-struct Vectors {
-  static constexpr int kTall = 6, kWide = 4;  // rows, and vectors of 16 columns
-
-  void operator()(int pairs, const Pair* x, const __m512i* w, float* y, int64_t stride, int rows, int cols, bool add) const {
-    __m512 sums[kTall][kWide];
-#pragma GCC unroll 6
-    for (int r = 0; r < kTall; ++r)
-#pragma GCC unroll 4
-      for (int c = 0; c < kWide; ++c) sums[r][c] = _mm512_setzero_ps();
-    for (int k = 0; k < pairs; ++k)
-#pragma GCC unroll 6
-      for (int r = 0; r < kTall; ++r) {
-        const auto left = (__m512bh)_mm512_set1_epi32(x[r * kDeep + k]);
-#pragma GCC unroll 4
-        for (int c = 0; c < kWide; ++c) sums[r][c] = _mm512_dpbf16_ps(sums[r][c], left, (__m512bh)w[c * kDeep + k]);
-      }
-    for (int r = 0; r < rows; ++r)
-      for (int c = 0; c < cols; c += 16) {
-        float* to = y + r * stride + c;
-        const __m512 sum = sums[r][c / 16];
-        _mm512_mask_storeu_ps(to, first(cols - c), add ? _mm512_add_ps(_mm512_maskz_loadu_ps(first(cols - c), to), sum) : sum);
-      }
-  }
-};
-
-#ifdef __AMX_BF16__
-// By the matrix units, whose eight registers of 16 rows of 64 bytes a thread sets up before it uses them.
-struct Units {
-  static constexpr int kTall = 32, kWide = 2;
-
-  Units() {
-    static const struct alignas(64) {
-      uint8_t palette = 1, start = 0, none[14] = {};
-      uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } shape;
-    _tile_loadconfig(&shape);
-  }
-  ~Units() { _tile_release(); }
-
-  void operator()(int pairs, const Pair* x, const __m512i* w, float* y, int64_t stride, int rows, int cols, bool add) const {
-    alignas(64) float some[kTall * 16 * kWide];
-    float* to = y;
-    int64_t step = stride;
-    const bool is_whole = rows == kTall && cols == 16 * kWide;
-    if (!is_whole) {
-      to = some, step = 16 * kWide;
-      for (int r = 0; add && r < rows; ++r) std::copy(y + r * stride, y + r * stride + cols, some + r * step);
-    }
-    const int64_t bytes = step * sizeof(float);
-    float* below = to + 16 * step;
-    asm volatile("" ::: "memory");  // GCC does not say that loads of tiles read memory
-    if (add) {
-      _tile_loadd(0, to, bytes);
-      _tile_loadd(1, to + 16, bytes);
-      _tile_loadd(2, below, bytes);
-      _tile_loadd(3, below + 16, bytes);
-    } else {
-      _tile_zero(0);
-      _tile_zero(1);
-      _tile_zero(2);
-      _tile_zero(3);
-    }
-    for (int k = 0; k < pairs; k += 16) {
-      _tile_loadd(4, x + k, kDeep * sizeof(Pair));
-      _tile_loadd(6, w + k, 64);
-      _tile_loadd(7, w + kDeep + k, 64);
-      _tile_loadd(5, x + 16 * kDeep + k, kDeep * sizeof(Pair));
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-    }
-    _tile_stored(0, to, bytes);
-    _tile_stored(1, to + 16, bytes);
-    _tile_stored(2, below, bytes);
-    _tile_stored(3, below + 16, bytes);
-    for (int r = 0; !is_whole && r < rows; ++r) std::copy(some + r * step, some + r * step + cols, y + r * stride);
-  }
-};
-#endif
-
+// y = x w; `inner` is even.
 template <typename Tile>
-void tiled(bool turn_x, bool turn_w, int64_t rows, int64_t cols, int64_t inner, const uint16_t* x, int64_t x_stride, const uint16_t* w,
-           int64_t w_stride, float* y, int64_t y_stride) {
-  static thread_local std::vector<__m512i> left(kBand * kDeep / 16), right(kCut * kDeep / 16);
-  constexpr int kAcross = 16 * Tile::kWide;
-  const Tile tile;
+void product(const Tile& tile, bool turn_x, bool turn_w, int64_t rows, int64_t cols, int64_t inner, const uint16_t* x, int64_t x_stride,
+             const uint16_t* w, int64_t w_stride, float* y, int64_t y_stride) {
+  static thread_local std::vector<__m512i> left(kBand * kDeep / 16), right((kCut / 16 + Tile::kWide) * kDeep);
   for (int64_t col = 0; col < cols; col += kCut)
     for (int64_t k = 0; k < inner / 2; k += kDeep) {
       const int64_t wide = std::min<int64_t>(kCut, cols - col), pairs = std::min<int64_t>(kDeep, inner / 2 - k);
-      for (int64_t d = 0; d < pairs; d += 16)
-        for (int64_t c = 0; c < (wide + kAcross - 1) / kAcross * kAcross; c += 16)
-          lay(w + (turn_w ? (col + c) * w_stride + 2 * (k + d) : 2 * (k + d) * w_stride + col + c), w_stride, turn_w, wide - c, pairs - d,
-              false, (Pair*)&right[c / 16 * kDeep + d], 16);
+      lay_columns(w + (turn_w ? col * w_stride + 2 * k : 2 * k * w_stride + col), w_stride, turn_w, wide, pairs, right.data(), kDeep);
       for (int64_t row = 0; row < rows; row += kBand) {
         const int64_t tall = std::min<int64_t>(kBand, rows - row);
         for (int64_t d = 0; d < pairs; d += 16)
           for (int64_t r = 0; r < tall; r += 16)
             lay(x + (turn_x ? 2 * (k + d) * x_stride + row + r : (row + r) * x_stride + 2 * (k + d)), x_stride, !turn_x, tall - r, pairs - d,
                 true, (Pair*)left.data() + r * kDeep + d, kDeep);
-        for (int64_t r = 0; r < tall; r += Tile::kTall)
-          for (int64_t c = 0; c < wide; c += kAcross)
-            tile(pairs, (const Pair*)left.data() + r * kDeep, &right[c / 16 * kDeep], y + (row + r) * y_stride + col + c, y_stride,
-                 std::min<int64_t>(Tile::kTall, tall - r), std::min<int64_t>(kAcross, wide - c), k > 0);
+        multiply(tile, tall, wide, pairs, (const Pair*)left.data(), kDeep, right.data(), kDeep, y + row * y_stride + col, y_stride, k > 0);
       }
     }
 }
 #endif
-constexpr int kTile = 16;                                   // rows and columns of a matrix unit
-constexpr double kAlone = 1e6;                              // multiplications below which other threads are not woken
 
-// Numbers of the longer side of a result for each thread, a multiple of `unit`.
-int share(ffi::ThreadPool& pool, double multiplications, int size, int unit) {
-  const int threads = multiplications < kAlone ? 1 : int(pool.num_threads());
-  return ((size + threads - 1) / threads + unit - 1) / unit * unit;
-}
-
-// part(first) for first = 0, step, ... below `size`. Whoever comes takes the next one, the caller too, so that it never waits for a
-// thread that has not begun. Every sum is made by one thread: the result is the same whoever made it.
-template <typename Part>
-void in_parts(ffi::ThreadPool& pool, int size, int step, Part part) {
-  struct Work {
-    std::atomic<int> next{0};
-    int done = 0;
-    std::mutex mutex;
-    std::condition_variable all;
-  };
-  const int parts = (size + step - 1) / step;
-  auto work = std::make_shared<Work>();
-  auto take = [=] {
-    int mine = 0;
-    for (int i; (i = work->next++) < parts; ++mine) part(int64_t{i} * step);
-    std::lock_guard<std::mutex> lock(work->mutex);
-    if ((work->done += mine) == parts) work->all.notify_all();
-  };
-  for (int i = 1; i < parts; ++i) pool.Schedule([=] { take(); });
-  take();
-  std::unique_lock<std::mutex> lock(work->mutex);
-  work->all.wait(lock, [&] { return work->done == parts; });
-}
-
-// One product, whose longer side is cut, or as many as there are in [batch, ., .], dealt whole.
+// The longer side is cut.
 ffi::Error Narrow(ffi::ThreadPool pool, ffi::Buffer<ffi::BF16> x, ffi::Buffer<ffi::BF16> w, ffi::ResultBuffer<ffi::F32> y,
                   bool turn_x, bool turn_w) {
-  if (!gemm) return ffi::Error(ffi::ErrorCode::kFailedPrecondition, "products: none are open");
-  const auto x_shape = x.dimensions().last(2), w_shape = w.dimensions().last(2), y_shape = y->dimensions().last(2);
+  if (kind == Kind::kNone) return ffi::Error(ffi::ErrorCode::kFailedPrecondition, "products: none are open");
+  const auto x_shape = x.dimensions(), w_shape = w.dimensions(), y_shape = y->dimensions();
   const int rows = y_shape[0], cols = y_shape[1], inner = x_shape[turn_x ? 0 : 1], x_stride = x_shape[1], w_stride = w_shape[1];
-  const int batch = y->element_count() / (int64_t{rows} * cols);
   const auto* left = reinterpret_cast<const uint16_t*>(x.untyped_data());
   const auto* right = reinterpret_cast<const uint16_t*>(w.untyped_data());
   float* out = y->typed_data();
-  const auto multiply = [=](int some_rows, int some_cols, const uint16_t* from_x, const uint16_t* from_w, float* to) {
-    gemm(turn_x, turn_w, some_rows, some_cols, inner, from_x, x_stride, from_w, w_stride, to, cols);
-  };
-  const double multiplications = double(batch) * rows * cols * inner;
-  if (batch > 1) {
-    const int step = share(pool, multiplications, batch, 1);
-    in_parts(pool, batch, step, [=](int64_t first) {
-      for (int64_t i = first; i < std::min<int64_t>(first + step, batch); ++i)
-        multiply(rows, cols, left + i * inner * rows, right + i * inner * cols, out + i * rows * cols);
-    });
-    return ffi::Error::Success();
-  }
   const bool by_rows = rows >= cols;
-  const int size = by_rows ? rows : cols, step = share(pool, multiplications, size, kTile);
+  const int size = by_rows ? rows : cols, step = share(pool, double(rows) * cols * inner, size, kTile);
   in_parts(pool, size, step, [=](int64_t first) {
     const int count = std::min<int64_t>(step, size - first);
-    if (by_rows) multiply(count, cols, left + first * (turn_x ? 1 : x_stride), right, out + first * cols);
-    else multiply(rows, count, left, right + first * (turn_w ? w_stride : 1), out + first);
+    with_tiles([&](const auto& tile) {
+      if (by_rows) product(tile, turn_x, turn_w, count, cols, inner, left + first * (turn_x ? 1 : x_stride), x_stride, right, w_stride, out + first * cols, cols);
+      else product(tile, turn_x, turn_w, rows, count, inner, left, x_stride, right + first * (turn_w ? w_stride : 1), w_stride, out + first, cols);
+    });
   });
   return ffi::Error::Success();
 }
@@ -426,7 +235,7 @@ ffi::Error Coded(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi:
 // From now on products are made so; 0 where they cannot be.
 extern "C" int open_vectors() {
 #ifdef __AVX512BF16__
-  gemm = tiled<Vectors>;
+  kind = Kind::kVectors;
   return 1;
 #endif
   return 0;
@@ -436,7 +245,7 @@ extern "C" int open_units() {
 #ifdef __AMX_BF16__
   constexpr int kAsk = 0x1023, kTileData = 18;  // Linux gives a process the units' registers when it asks for them
   if (syscall(SYS_arch_prctl, kAsk, kTileData)) return 0;
-  gemm = tiled<Units>;
+  kind = Kind::kUnits;
   return 1;
 #endif
   return 0;

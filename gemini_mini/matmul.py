@@ -6,6 +6,7 @@
 In the first, weights and activations stay float32. What is multiplied is rounded to bfloat16 and summed in float32, which
 is also what a TPU does with float32 products unless told otherwise. The products are in matmul.cc: oneMKL, which has them for
 matrix units, took up to twice as long for our shapes (EXPERIMENTS.md), and no library that pip installs alone has them for an AMD.
+Attention is in attend.cc, whole: its scores never leave the caches (model/flash.py).
 The second is for decoding, where every token reads all weights: quant.py makes them. Where the CPU multiplies whole numbers
 (avx512_vnni) its activations are rounded to some 15 bits.
 """
@@ -29,25 +30,27 @@ from gemini_mini import errors, files, parallel
 Library = Literal["xla", "bfloat16"]
 KINDS = {"amx_bf16": "open_units", "avx512_bf16": "open_vectors"}  # as Linux names what a CPU has, the faster first; of matmul.cc
 UNIT = 16  # numbers of a vector in matmul.cc
-SOURCE = Path(__file__).with_suffix(".cc")
+SOURCES = [Path(__file__).with_name(name) for name in ("matmul.cc", "attend.cc", "tiles.h")]
 NARROW = jnp.bfloat16
 _library: Library = "xla"
 
 
-def use(library: Library) -> None:
-    """Whose products programs have that are traced from now on in this process.
+def use(library: Library) -> str:
+    """Whose products programs have that are traced from now on in this process; says by which of KINDS they are made, or "xla".
 
     Raises: InputError where a compiler, or what the CPU should have, is missing.
     """
     global _library
+    made_by, has = "xla", cpu_info()
     if library == "bfloat16":
-        has = cpu_info()
-        if not any(flag in has and open_narrow(flag) for flag in KINDS):
+        made_by = next((flag for flag in KINDS if flag in has and open_narrow(flag)), "")
+        if not made_by:
             raise errors.InputError(f"run.products=bfloat16: needs Linux, a CPU with {' or '.join(KINDS)} (in /proc/cpuinfo), and a "
                                     "compiler that knows it (g++ 11 or newer); leave it at xla")
     if library != _library:
         jax.clear_caches()  # what was traced with the other's
     _library = library
+    return made_by
 
 
 def open_narrow(flag: str) -> bool:
@@ -76,31 +79,31 @@ def load_coded() -> None:
     jax.ffi.register_ffi_target("gemini_mini_coded", jax.ffi.pycapsule(_compiled().coded), platform="cpu")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def product(x: Float[Array, "*B M D"], w: Float[Array, "*B _ _"], turn: bool = False) -> Float[Array, "*B M F"]:
-    """`x @ w`, or `x @ w.T` with `turn`; of matrices, or of as many as there are along a first axis."""
-    return _call(x.astype(NARROW), w.astype(NARROW), turn_w=turn)
+@jax.custom_vjp
+def product(x: Float[Array, "M D"], w: Float[Array, "D F"]) -> Float[Array, "M F"]:
+    """`x @ w`."""
+    return _call(x.astype(NARROW), w.astype(NARROW))
 
 
-def slopes(x: Float[Array, "*B M D"], w: Float[Array, "*B _ _"], grad: Float[Array, "*B M F"], turn: bool = False) -> tuple[Array, Array]:
+def slopes(x: Float[Array, "M D"], w: Float[Array, "D F"], grad: Float[Array, "M F"]) -> tuple[Array, Array]:
     """The gradients of x and w, given that of `product`."""
     x, w, grad = (a.astype(NARROW) for a in (x, w, grad))
-    return _call(grad, w, turn_w=not turn), _call(grad, x, turn_x=True) if turn else _call(x, grad, turn_x=True)
+    return _call(grad, w, turn_w=True), _call(x, grad, turn_x=True)
 
 
-def _forward(x, w, turn):
+def _forward(x, w):
     x, w = x.astype(NARROW), w.astype(NARROW)
-    return _call(x, w, turn_w=turn), (x, w)
+    return _call(x, w), (x, w)
 
 
-product.defvjp(_forward, lambda turn, kept, grad: slopes(*kept, grad, turn))
+product.defvjp(_forward, lambda kept, grad: slopes(*kept, grad))
 
 
 def _call(x: Array, w: Array, turn_x: bool = False, turn_w: bool = False) -> Array:
-    if x.shape[-2 if turn_x else -1] % 2:  # numbers are multiplied in pairs
-        more = lambda a, first: jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, int(first)), (0, int(not first))])
+    if x.shape[0 if turn_x else 1] % 2:  # numbers are multiplied in pairs
+        more = lambda a, first: jnp.pad(a, [(0, int(first)), (0, int(not first))])
         x, w = more(x, turn_x), more(w, not turn_w)
-    shape = (*x.shape[:-2], x.shape[-1 if turn_x else -2], w.shape[-2 if turn_w else -1])
+    shape = x.shape[1 if turn_x else 0], w.shape[0 if turn_w else 1]
     call = jax.ffi.ffi_call("gemini_mini_narrow", jax.ShapeDtypeStruct(shape, jnp.float32))
     return call(x, w, turn_x=np.bool_(turn_x), turn_w=np.bool_(turn_w))
 
@@ -113,26 +116,27 @@ def cpu_info() -> str:
 
 @functools.cache
 def _register_narrow() -> None:
-    jax.ffi.register_ffi_target("gemini_mini_narrow", jax.ffi.pycapsule(_compiled().narrow), platform="cpu")
+    for name in ("narrow", "attend", "attend_back"):
+        jax.ffi.register_ffi_target(f"gemini_mini_{name}", jax.ffi.pycapsule(getattr(_compiled(), name)), platform="cpu")
 
 
 @functools.cache
 def _compiled() -> ctypes.CDLL:
-    """matmul.cc for this CPU, compiled once and kept by what it is made of."""
+    """SOURCES for this CPU, compiled once and kept by what they are made of."""
     cpu = next((line for line in cpu_info().splitlines() if line.startswith("flags")), platform.processor())
     compiler = shutil.which("c++") or shutil.which("g++")
     if not compiler:
         raise errors.InputError("run.products and --eight-bit need a C++ compiler (apt install g++); do without them, or install one")
     version = subprocess.run([compiler, "--version"], capture_output=True).stdout  # an older one may know less of the CPU
-    path = files.CACHE / f"matmul-{files.hash_bytes(SOURCE.read_bytes(), jax.__version__.encode(), cpu.encode(), version)}.so"
+    path = files.CACHE / f"matmul-{files.hash_bytes(*(source.read_bytes() for source in SOURCES), jax.__version__.encode(), cpu.encode(), version)}.so"
     if not path.is_file():
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / path.name
             command = [compiler, "-O3", "-march=native", "-w", "-std=c++17", "-shared", "-fPIC", f"-I{jax.ffi.include_dir()}",
-                       str(SOURCE), "-o", str(made)]
+                       *(str(source) for source in SOURCES if source.suffix == ".cc"), "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                raise errors.InputError(f"{SOURCE} does not compile here; do without run.products and --eight-bit:\n{done.stderr[-2000:]}")
+                raise errors.InputError(f"{SOURCES[0].parent} has C++ that does not compile here; do without run.products and --eight-bit:\n{done.stderr[-2000:]}")
             try:
                 files.write_bytes(path, made.read_bytes())
             except OSError:  # a home that cannot be written: compiled anew at each start

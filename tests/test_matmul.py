@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+import test_ring
 from gemini_mini import errors, matmul, nn, parallel, quant, replay
-from gemini_mini.model import attention
+from gemini_mini.model import attention, flash
 from gemini_mini.train import loop, loss, optim, setup, trace
 
 @pytest.fixture(params=matmul.KINDS)
@@ -45,28 +47,24 @@ def test_products_and_slopes_are_those_of_numpy(products, rows, inner, cols):
     np.testing.assert_allclose(w_slope, rounded(x).T @ rounded(grad), **close)
 
 
-@pytest.mark.parametrize("turn", [False, True])
-@pytest.mark.parametrize("batch, rows, inner, cols", [(1, 40, 16, 8), (7, 33, 48, 20), (12, 256, 64, 192)])
-def test_a_batch_of_products_is_each_of_them(products, batch, rows, inner, cols, turn):
-    rng = np.random.default_rng(batch)
-    x, grad = (rng.normal(size=(batch, rows, size)).astype(np.float32) for size in (inner, cols))
-    w = rng.normal(size=(batch, cols, inner) if turn else (batch, inner, cols)).astype(np.float32)
-    made, pull = jax.vjp(jax.jit(lambda x, w: matmul.product(x, w, turn)), x, w)
-    exact, exact_pull = jax.vjp(lambda x, w: x @ (w.swapaxes(1, 2) if turn else w), *map(rounded, (x, w)))
-    np.testing.assert_allclose(made, exact, rtol=1e-4, atol=1e-3)
-    for slope, wanted in zip(pull(jnp.asarray(grad)), exact_pull(jnp.asarray(rounded(grad)))):
-        np.testing.assert_allclose(slope, wanted, rtol=1e-4, atol=2e-3)
+@pytest.mark.parametrize("size, kv_heads, head_dim", [(1, 1, 64), (1, 2, 128), (4, 1, 32)])
+def test_attention_by_blocks_is_that_of_the_textbook(products, size, kv_heads, head_dim, monkeypatch):
+    monkeypatch.setitem(test_ring.KERNELS, "flash", flash.Flash())
+    monkeypatch.setattr(test_ring, "BOUND", 0.02)  # bfloat16 has 8 bits
+    test_ring.check("flash", size, kv_heads, head_dim)
 
 
-def test_attention_is_near_that_of_xla(products):
+def test_attention_of_any_length_and_size_is_near_that_of_xla(products):
     rng = np.random.default_rng(2)
-    q, k, v = (jnp.asarray(rng.normal(size=(3, 96, heads, 16)), jnp.float32) for heads in (4, 2, 2))
-    segments = jnp.asarray(np.sort(rng.integers(1, 4, (3, 96)), axis=1), jnp.int32)
-    made = lambda: jax.jit(lambda *a: jax.vjp(lambda q, k, v: attention.attend_packed(q, k, v, segments), *a)[1](v.repeat(2, 2)))(q, k, v)
-    slopes = made()
+    layer = attention.Attention(32, 4, 2, 8, 1.0, "chunks", nnx.Rngs(0))
+    x, grad = (jnp.asarray(rng.normal(size=(3, 100, 32)), jnp.float32) for _ in range(2))
+    segments = jnp.asarray(np.sort(rng.integers(1, 4, (3, 100)), axis=1), jnp.int32)
+    turns = nn.turns(jnp.arange(100)[None].repeat(3, 0), 8)
+    made = lambda: jax.jit(lambda x: jax.vjp(lambda x: layer(x, segments, turns, segments), x)[1](grad))(x)
+    (slope,) = made()
     matmul._library = "xla"
-    for slope, wanted in zip(slopes, made()):
-        assert 0 < np.linalg.norm(slope - wanted) < 0.02 * np.linalg.norm(wanted)
+    (wanted,) = made()
+    assert 0 < np.linalg.norm(slope - wanted) < 0.02 * np.linalg.norm(wanted)
 
 
 def test_many_products_at_once_are_each_right(products):
@@ -143,7 +141,7 @@ def test_the_faster_kind_is_taken_and_the_other_where_it_cannot_be_had(monkeypat
         asked = []
         monkeypatch.setattr(matmul, "open_narrow", lambda flag: asked.append(flag) or flag in can)
         monkeypatch.setattr(matmul, "_library", "xla")
-        matmul.use("bfloat16")
+        assert matmul.use("bfloat16") == wanted[-1]
         assert asked == wanted and matmul.is_on()
 
 

@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from gemini_mini import errors, matmul, nn, parallel
-from gemini_mini.model import ring
+from gemini_mini.model import flash, ring
 
 CHUNK = 64  # queries per static chunk; the best of 32 to 512 on CPU
 
@@ -42,21 +42,13 @@ def attend(
         raise ValueError(f"attend: query heads must be a multiple of key heads, got {heads} and {kv_heads}")
     # Positions and the heads of a group are one axis of one product: twice as fast as two axes on CPU.
     folded = rearrange(q * q.shape[-1] ** -0.5, "b t (k g) h -> b k (t g) h", k=kv_heads)
-    scores = _product("bkmh,bskh->bkms", folded, k, turn=True)
+    scores = jnp.einsum("bkmh,bskh->bkms", folded, k, preferred_element_type=jnp.float32)
     seen = jnp.repeat(mask, heads // kv_heads, axis=1)[:, None]
     top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True, where=seen, initial=-1e30))
     weights = jnp.exp(jnp.where(seen, scores - top, -jnp.inf))
     total = jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1e-30)
-    out = _product("bkms,bskh->bkmh", weights.astype(v.dtype), v).astype(v.dtype) / total.astype(v.dtype)
+    out = jnp.einsum("bkms,bskh->bkmh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32).astype(v.dtype) / total.astype(v.dtype)
     return rearrange(out, "b k (t g) h -> b t (k g) h", t=q.shape[1])
-
-
-def _product(spec: str, x: Float[Array, "B K M _"], w: Float[Array, "B S K H"], turn: bool = False) -> Float[Array, "B K M _"]:
-    """`einsum(spec, x, w)` in float32; `turn` where it sums over H."""
-    if not matmul.is_on():
-        return jnp.einsum(spec, x, w, preferred_element_type=jnp.float32)
-    made = matmul.product(x.reshape(-1, *x.shape[2:]), rearrange(w, "b s k h -> (b k) s h"), turn)
-    return made.reshape(*x.shape[:3], -1)
 
 
 def attend_packed(
@@ -102,6 +94,8 @@ class Attention(nnx.Module):
         Raises: InputError when the backend cannot attend over a cut row.
         """
         q, k, v = self.project(x, tokens, turns)
+        if matmul.is_on():
+            return self._merge(ring.attend(q, k, v, segments, flash.Flash()))
         if self.backend == "chunks":
             if parallel.context_size() > 1:
                 raise errors.InputError("model.attention: rows cut over run.mesh's context axis need blockwise or splash")

@@ -36,7 +36,7 @@ def build(task: Any, optim_config: optim.OptimConfig, run: Any, steps: int, like
     if run.products != "xla" and devices.size > 1:
         raise errors.InputError(f"run.products: must be xla on a mesh of {devices.size} devices, got {run.products}; "
                                 "leave it at xla, or set run.mesh=(1,1,1,1)")
-    matmul.use(run.products)
+    products = matmul.use(run.products)
     make, is_alone = lambda: task.init(nnx.Rngs(run.seed)), devices.size == 1
     module = make() if is_alone else jax.eval_shape(make)
     axes = nn.axes(module)
@@ -49,7 +49,7 @@ def build(task: Any, optim_config: optim.OptimConfig, run: Any, steps: int, like
         step_lib.make(module, task.loss, optimizer, run.seed, optim_config.explode, optim_config.clip), places, devices)
     batches = task.batches(steps, run.seed)
     how = {"mesh": list(devices.shape.values()), "processes": jax.process_count(), **_machine(devices.devices.flat[0]),
-           "products": run.products, "jax": jax.__version__,
+           "products": products, "jax": jax.__version__,
            "xla_flags": [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(SAME_NUMBERS)]}
     return Built(module, fresh, step, lambda n: parallel.shard_rows(batches, n, devices), how)
 
