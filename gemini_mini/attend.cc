@@ -15,16 +15,17 @@ using Narrow = ffi::Buffer<ffi::BF16>;
 using Ids = ffi::Buffer<ffi::S32>;
 
 #ifdef __AVX512BF16__
-constexpr int kPairs = kBlock / 2;
+constexpr int kPairs = kBlock / 2, kAcross = kBlock / 16;  // of a block's axis
 constexpr float kHidden = -1e30f;
 
 // e^x to 3e-6 of it: 2 to a whole power, and to the rest by its series.
 inline __m512 exponential(__m512 x) {
   x = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
   const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), rest = _mm512_sub_ps(x, whole);
+  constexpr float kSeries[] = {9.61812911e-3f, 5.55041087e-2f, 2.40226507e-1f, 6.93147181e-1f, 1.0f};
   __m512 sum = _mm512_set1_ps(1.33335581e-3f);
-  for (float factor : {9.61812911e-3f, 5.55041087e-2f, 2.40226507e-1f, 6.93147181e-1f, 1.0f})
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(factor));
+#pragma GCC unroll 5
+  for (float factor : kSeries) sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(factor));
   return _mm512_scalef_ps(sum, whole);
 }
 
@@ -71,26 +72,34 @@ void forward(const Tile& tile, const Head& head, float* out, float* lse) {
     for (int64_t j = 0; j < head.keys / kBlock; ++j) {
       if (!head.meet(i, j)) continue;
       multiply(tile, kBlock, kBlock, half, (const Pair*)(head.k + j * kBlock * size), half, queries.data(), half, scores, kBlock, false);
-      for (int c = 0; c < kBlock; c += 16) {
-        const __m512 hidden = _mm512_set1_ps(kHidden), before = _mm512_load_ps(top + c);
-        __m512 most = before;
-        for (int r = 0; r < kBlock; ++r) {
-          float* at = scores + r * kBlock + c;
-          const __m512 score = _mm512_mask_blend_ps(head.seen(i * kBlock + c, j * kBlock + r), hidden, _mm512_load_ps(at));
+      const __m512 hidden = _mm512_set1_ps(kHidden);
+      __m512 most[kAcross], sum[kAcross];
+      for (int c = 0; c < kAcross; ++c) most[c] = _mm512_load_ps(top + 16 * c);
+      for (int r = 0; r < kBlock; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < kAcross; ++c) {
+          float* at = scores + r * kBlock + 16 * c;
+          const __m512 score = _mm512_mask_blend_ps(head.seen(i * kBlock + 16 * c, j * kBlock + r), hidden, _mm512_load_ps(at));
           _mm512_store_ps(at, score);
-          most = _mm512_max_ps(most, score);
+          most[c] = _mm512_max_ps(most[c], score);
         }
-        const __m512 less = exponential(_mm512_sub_ps(before, most));
-        __m512 sum = _mm512_mul_ps(less, _mm512_load_ps(total + c));
-        for (int r = 0; r < kBlock; ++r) {
-          const __m512 score = _mm512_load_ps(scores + r * kBlock + c);
-          const __m512 weight = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(score, hidden, _CMP_GT_OQ), exponential(_mm512_sub_ps(score, most)));
-          sum = _mm512_add_ps(sum, weight);
-          narrow(weight, weights + r * kBlock + c);
+      for (int c = 0; c < kAcross; ++c) {
+        const __m512 less = exponential(_mm512_sub_ps(_mm512_load_ps(top + 16 * c), most[c]));
+        sum[c] = _mm512_mul_ps(less, _mm512_load_ps(total + 16 * c));
+        _mm512_store_ps(shrink + 16 * c, less);
+      }
+      for (int r = 0; r < kBlock; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < kAcross; ++c) {
+          const int at = r * kBlock + 16 * c;
+          const __m512 score = _mm512_load_ps(scores + at);
+          const __m512 weight = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(score, hidden, _CMP_GT_OQ), exponential(_mm512_sub_ps(score, most[c])));
+          sum[c] = _mm512_add_ps(sum[c], weight);
+          narrow(weight, weights + at);
         }
-        _mm512_store_ps(top + c, most);
-        _mm512_store_ps(total + c, sum);
-        _mm512_store_ps(shrink + c, less);
+      for (int c = 0; c < kAcross; ++c) {
+        _mm512_store_ps(top + 16 * c, most[c]);
+        _mm512_store_ps(total + 16 * c, sum[c]);
       }
       for (int r = 0; r < kBlock; ++r)
         for (int64_t c = 0; c < size; ++c) out[r * size + c] *= shrink[r];
@@ -132,16 +141,20 @@ void backward(const Tile& tile, const Head& head, const uint16_t* grad, const fl
       if (!head.meet(i, j)) continue;
       multiply(tile, kBlock, kBlock, half, (const Pair*)k, half, &queries[i * step], half, scores, kBlock, false);
       multiply(tile, kBlock, kBlock, half, (const Pair*)v, half, &grads[i * step], half, slopes, kBlock, false);
-      for (int c = 0; c < kBlock; c += 16) {
-        const __m512 sum = _mm512_loadu_ps(lse + i * kBlock + c), middle = _mm512_loadu_ps(mean + i * kBlock + c);
-        for (int r = 0; r < kBlock; ++r) {
-          const int at = r * kBlock + c;
-          const __m512 weight = _mm512_maskz_mov_ps(head.seen(i * kBlock + c, j * kBlock + r),
-                                                    exponential(_mm512_sub_ps(_mm512_load_ps(scores + at), sum)));
-          narrow(weight, weights + at);
-          narrow(_mm512_mul_ps(weight, _mm512_sub_ps(_mm512_load_ps(slopes + at), middle)), changes + at);
-        }
+      __m512 sum[kAcross], middle[kAcross];
+      for (int c = 0; c < kAcross; ++c) {
+        sum[c] = _mm512_loadu_ps(lse + i * kBlock + 16 * c);
+        middle[c] = _mm512_loadu_ps(mean + i * kBlock + 16 * c);
       }
+      for (int r = 0; r < kBlock; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < kAcross; ++c) {
+          const int at = r * kBlock + 16 * c;
+          const __m512 weight = _mm512_maskz_mov_ps(head.seen(i * kBlock + 16 * c, j * kBlock + r),
+                                                    exponential(_mm512_sub_ps(_mm512_load_ps(scores + at), sum[c])));
+          narrow(weight, weights + at);
+          narrow(_mm512_mul_ps(weight, _mm512_sub_ps(_mm512_load_ps(slopes + at), middle[c])), changes + at);
+        }
       multiply(tile, kBlock, size, kPairs, (const Pair*)weights, kPairs, &grad_columns[i * step], kPairs, dv, size, true);
       multiply(tile, kBlock, size, kPairs, (const Pair*)changes, kPairs, &query_columns[i * step], kPairs, dk, size, true);
       for (int d = 0; d < kPairs; d += 16)
