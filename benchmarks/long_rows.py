@@ -5,9 +5,9 @@
 
 A line per variant: CPU-seconds and wall seconds of the best of some runs, microseconds a token, XLA's own count
 of temporary memory, and how far the process grew beyond what it had compiled in. Documents are 1, the dearest, or of
-about 256 ids. flash is what `run.products=bfloat16` has, where the CPU can; the others are XLA's, in float32. "of its
-arithmetic" is the time of a token beside that of the shortest row, over the same ratio of FLOPs with causal attention: 1
-or less grows no faster than attention's own arithmetic.
+about 256 ids. flash is what `run.products=bfloat16` has, where the CPU can (its own memory is in the growth alone); the
+others are XLA's, in float32. "of its arithmetic" is the time of a token beside that of the shortest row, over the same
+ratio of FLOPs with causal attention: 1 or less grows no faster than attention's own arithmetic.
 """
 
 import argparse

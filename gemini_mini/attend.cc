@@ -31,20 +31,34 @@ inline __m512 exponential(__m512 x) {
 
 inline void narrow(__m512 numbers, uint16_t* to) { _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh(numbers)); }
 
+// The lowest and the highest segment of a block. Padding, 0 or -1, stands after all others.
+struct Span {
+  uint32_t low = ~0u, high = 0;
+};
+
+std::vector<Span> spans(const int32_t* segments, int64_t count) {
+  std::vector<Span> found(count / kBlock);
+  for (int64_t i = 0; i < count; ++i) {
+    Span& here = found[i / kBlock];
+    const uint32_t place = uint32_t(segments[i]) - 1;
+    here = {std::min(here.low, place), std::max(here.high, place)};
+  }
+  return found;
+}
+
 // Queries and keys of one head of one row, and which of them are of one segment.
 struct Head {
   int64_t queries, keys, size;
   const uint16_t *q, *k, *v;
   const int32_t *q_segments, *k_segments;
   bool causal;
+  std::vector<Span> q_spans, k_spans;
 
   int64_t vectors() const { return size * kPairs / 16; }  // of a block that is laid out
 
   // Whether some query of block i may see some key of block j: segments that lie apart have none in common, whatever their order.
   bool meet(int64_t i, int64_t j) const {
-    const auto q = std::minmax_element(q_segments + i * kBlock, q_segments + (i + 1) * kBlock);
-    const auto k = std::minmax_element(k_segments + j * kBlock, k_segments + (j + 1) * kBlock);
-    return (!causal || j <= i) && *q.first <= *k.second && *k.first <= *q.second;
+    return (!causal || j <= i) && q_spans[i].low <= k_spans[j].high && k_spans[j].low <= q_spans[i].high;
   }
 
   // Which of 16 queries from `query` on see a key.
@@ -93,7 +107,7 @@ void forward(const Tile& tile, const Head& head, float* out, float* lse) {
         for (int c = 0; c < kAcross; ++c) {
           const int at = r * kBlock + 16 * c;
           const __m512 score = _mm512_load_ps(scores + at);
-          const __m512 weight = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(score, hidden, _CMP_GT_OQ), exponential(_mm512_sub_ps(score, most[c])));
+          const __m512 weight = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(score, hidden, _CMP_NLE_UQ), exponential(_mm512_sub_ps(score, most[c])));
           sum[c] = _mm512_add_ps(sum[c], weight);
           narrow(weight, weights + at);
         }
@@ -170,9 +184,11 @@ ffi::Error each_head(ffi::ThreadPool& pool, const Narrow& q, const Narrow& k, co
                      bool causal, Part part) {
   if (kind == Kind::kNone) return ffi::Error(ffi::ErrorCode::kFailedPrecondition, "products: none are open");
   const auto shape = q.dimensions(), of_keys = k.dimensions();
+  if (shape[1] % of_keys[1])
+    return ffi::Error(ffi::ErrorCode::kInvalidArgument, "products: query heads must be a multiple of key heads");
   const int64_t heads = shape[1], group = heads / of_keys[1], queries = shape[2], keys = of_keys[2], size = shape[3];
   const auto begin = [](const Narrow& buffer) { return reinterpret_cast<const uint16_t*>(buffer.untyped_data()); };
-  const Head all{queries, keys, size, begin(q), begin(k), begin(v), q_segments.typed_data(), k_segments.typed_data(), causal};
+  const Head all{queries, keys, size, begin(q), begin(k), begin(v), q_segments.typed_data(), k_segments.typed_data(), causal, {}, {}};
   const int count = shape[0] * heads;
   in_parts(pool, count, 1, [=](int64_t n) {
     Head head = all;
@@ -181,6 +197,8 @@ ffi::Error each_head(ffi::ThreadPool& pool, const Narrow& q, const Narrow& k, co
     head.v += n / group * keys * size;
     head.q_segments += n / heads * queries;
     head.k_segments += n / heads * keys;
+    head.q_spans = spans(head.q_segments, queries);
+    head.k_spans = spans(head.k_segments, keys);
     with_tiles([&](const auto& tile) { part(tile, head, n); });
   });
   return ffi::Error::Success();

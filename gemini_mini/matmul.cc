@@ -242,7 +242,7 @@ extern "C" int open_vectors() {
 }
 
 extern "C" int open_units() {
-#ifdef __AMX_BF16__
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
   constexpr int kAsk = 0x1023, kTileData = 18;  // Linux gives a process the units' registers when it asks for them
   if (syscall(SYS_arch_prctl, kAsk, kTileData)) return 0;
   kind = Kind::kUnits;

@@ -180,9 +180,9 @@ template <typename Run>
 void with_tiles(Run run) {
 #ifdef __AVX512BF16__
   if (kind == Kind::kVectors) run(Vectors());
-#endif
 #ifdef __AMX_BF16__
   if (kind == Kind::kUnits) run(Units());
+#endif
 #endif
 }
 

@@ -16,7 +16,7 @@ from flax import nnx
 
 import test_ring
 from gemini_mini import errors, matmul, nn, parallel, quant, replay
-from gemini_mini.model import attention, flash
+from gemini_mini.model import attention, flash, ring
 from gemini_mini.train import loop, loss, optim, setup, trace
 
 @pytest.fixture(params=matmul.KINDS)
@@ -65,6 +65,33 @@ def test_attention_of_any_length_and_size_is_near_that_of_xla(products):
     matmul._library = "xla"
     (wanted,) = made()
     assert 0 < np.linalg.norm(slope - wanted) < 0.02 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("causal, tokens, keys, heads, kv_heads, size", [(False, 100, 164, 2, 1, 80), (True, 200, 200, 4, 2, 48)])
+def test_blocks_that_are_not_whole_are_those_of_xla(products, causal, tokens, keys, heads, kv_heads, size):
+    """Keys of other positions, as on a ring; padding, segment 0, among them; some queries see nothing, and their attention is anything."""
+    rng = np.random.default_rng(3)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    segments = lambda count, first: jnp.asarray(np.minimum(np.arange(count) // 37 + first, 6) % 6, jnp.int32)[None]
+    queries = ring.Queries(draw(1, heads, tokens, size) / 8, segments(tokens, 1))
+    given = ring.Keys(draw(1, kv_heads, keys, size), draw(1, kv_heads, keys, size), segments(keys, 1 if causal else 2))
+    sees = (queries.segments[:, :, None] == given.segments[:, None]).any(-1)[:, None, :]
+    assert sees.all() == causal
+    grad = draw(1, heads, tokens, size) * sees[..., None]
+
+    def both(kernel):
+        out, lse = kernel.forward(queries, given, causal)
+        return out * sees[..., None], lse * sees, *kernel.backward(queries, given, out, lse, grad, causal)
+
+    for made, wanted in zip(jax.jit(lambda: both(flash.Flash()))(), jax.jit(lambda: both(ring.Blockwise()))(), strict=True):
+        assert 0 < np.linalg.norm(made - wanted) < 0.01 * np.linalg.norm(wanted)
+
+
+def test_attention_passes_on_what_is_no_number(products):
+    x = np.random.default_rng(4).normal(size=(3, 1, 128, 1, 32)).astype(np.float32)
+    x[1, 0, 5] = np.nan
+    out = jax.jit(lambda q, k, v: ring.attend(q, k, v, jnp.ones((1, 128), jnp.int32), flash.Flash()))(*x)
+    assert np.isfinite(out[:, :5]).all() and np.isnan(out[:, 5:]).all()
 
 
 def test_many_products_at_once_are_each_right(products):

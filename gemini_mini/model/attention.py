@@ -2,11 +2,12 @@
 
 One key-value head serves every query head (more is a config): the query heads fold into the
 rows of one matrix product. Training attends in static chunks of queries, each to the keys up to
-its own end, so no future key is ever multiplied. Scores and softmax are float32 whatever the
-input type. Queries and keys are normalised first, which keeps mixed modalities from diverging.
+its own end, so no future key is ever multiplied; with `run.products=bfloat16` by flash.py. Scores
+and softmax are float32 whatever the input type. Queries and keys are normalised first, which keeps
+mixed modalities from diverging.
 With `token_values` each id also has values of its own, a table that is only read, no product.
 Papers: multi-query, Shazeer 2019, arXiv 1911.02150; query-key norm, Dehghani 2023, arXiv 2302.05442.
-Next: decoder.py; ring.py, for long rows.
+Next: decoder.py; ring.py, for long rows; flash.py.
 """
 
 from typing import Literal, NamedTuple

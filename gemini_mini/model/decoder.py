@@ -32,7 +32,7 @@ class DecoderConfig:
     context_tokens: int = 1024
     rope_base: float = 10_000.0
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; weights and logits are float32
-    attention: Literal["chunks", "blockwise", "splash"] = "chunks"  # short rows; long rows; long rows on a TPU
+    attention: Literal["chunks", "blockwise", "splash"] = "chunks"  # short, long, on a TPU; run.products=bfloat16 has its own
     scan: bool = False  # one compiled block for all, recomputed in the backward pass: for accelerators
 
     def __post_init__(self):

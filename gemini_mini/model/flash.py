@@ -33,12 +33,12 @@ class Flash:
     def backward(self, queries: ring.Queries, keys: ring.Keys, out, lse, grad, causal: bool) -> tuple[Array, Array, Array]:
         """See ring.Kernel."""
         q, k, *others = _inputs(queries, keys)
-        mean = (grad.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)  # of the weights' gradients
-        more = q.shape[2] - mean.shape[2]
+        given = _padded(grad.astype(matmul.NARROW))
+        mean = (given.astype(jnp.float32) * _padded(out.astype(jnp.float32))).sum(-1)  # of the weights' gradients, of what is multiplied
+        lse = jnp.pad(lse, [(0, 0), (0, 0), (0, mean.shape[2] - lse.shape[2])])
         of_keys = (*q.shape[:2], *k.shape[2:])  # of each query head: they are summed here
         call = jax.ffi.ffi_call("gemini_mini_attend_back", [_floats(q.shape), _floats(of_keys), _floats(of_keys)])
-        slopes = call(q, k, *others, _padded(grad), *(jnp.pad(x, [(0, 0), (0, 0), (0, more)]) for x in (lse, mean)),
-                      causal=np.bool_(causal))
+        slopes = call(q, k, *others, given, lse, mean, causal=np.bool_(causal))
         dq, dk, dv = (x[:, :, : like.shape[2], : like.shape[3]] for x, like in zip(slopes, (queries.q, keys.k, keys.v), strict=True))
         grouped = lambda x: x.reshape(x.shape[0], k.shape[1], -1, *x.shape[2:]).sum(2)
         return dq.astype(queries.q.dtype), grouped(dk).astype(keys.k.dtype), grouped(dv).astype(keys.v.dtype)
@@ -46,11 +46,11 @@ class Flash:
 
 def _inputs(queries: ring.Queries, keys: ring.Keys) -> tuple[Array, ...]:
     segments = (jnp.pad(x, [(0, 0), (0, -x.shape[1] % BLOCK)], constant_values=NOWHERE) for x in (queries.segments, keys.segments))
-    return *map(_padded, (queries.q, keys.k, keys.v)), *segments
+    return *(_padded(x.astype(matmul.NARROW)) for x in (queries.q, keys.k, keys.v)), *segments
 
 
 def _padded(x: Array) -> Array:
-    return jnp.pad(x.astype(matmul.NARROW), [(0, 0), (0, 0), (0, -x.shape[2] % BLOCK), (0, -x.shape[3] % UNIT)])
+    return jnp.pad(x, [(0, 0), (0, 0), (0, -x.shape[2] % BLOCK), (0, -x.shape[3] % UNIT)])
 
 
 def _floats(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
