@@ -14,14 +14,13 @@ from gemini_mini.tasks import pretrain
 from gemini_mini.train import loop, optim
 
 TEXT = {"prose": 0.02, "code": 0.02, "names": 0.01, "captions": 0.01, "translate": 0.03}
-PAIRS = {"draw": 0.33, "name": 0.13, "listen": 0.15, "motion": 0.035, "one_shot": 0.015, "retrieval": 0.05,
+PAIRS = {"draw": 0.31, "name": 0.115, "listen": 0.15, "motion": 0.035, "one_shot": 0.015, "retrieval": 0.085,
          "speech_draw": 0.025, "digits": 0.015, "interleaved": 0.075, "chat": 0.085}
 STAGES = (
-    mixture.Stage("looking up", 0.066, {"retrieval": 1.0}),  # alone it comes in 500 steps, in a mixture not at all
-    mixture.Stage("foundations", 0.17, {"draw": 0.4, "name": 0.18, "listen": 0.17, "motion": 0.05, "retrieval": 0.06, "digits": 0.02,
+    mixture.Stage("foundations", 0.12, {"draw": 0.36, "name": 0.16, "listen": 0.17, "motion": 0.05, "retrieval": 0.12, "digits": 0.02,
                                         "prose": 0.04, "code": 0.04, "names": 0.04}),
-    mixture.Stage("paired", 0.72, TEXT | PAIRS),
-    mixture.Stage("annealing", 1.0, PAIRS | {"draw": 0.35, "name": 0.14, "translate": 0.03, "prose": 0.01, "code": 0.01}),
+    mixture.Stage("paired", 0.7, TEXT | PAIRS),
+    mixture.Stage("annealing", 1.0, PAIRS | {"draw": 0.33, "name": 0.13, "translate": 0.03, "prose": 0.01, "code": 0.01}),
 )
 
 
