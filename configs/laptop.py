@@ -14,13 +14,13 @@ from gemini_mini.tasks import pretrain
 from gemini_mini.train import loop, optim
 
 TEXT = {"prose": 0.02, "code": 0.02, "names": 0.01, "captions": 0.01, "translate": 0.03}
-PAIRS = {"draw": 0.31, "name": 0.115, "listen": 0.15, "motion": 0.035, "one_shot": 0.015, "retrieval": 0.085,
+PAIRS = {"draw": 0.325, "name": 0.115, "listen": 0.15, "motion": 0.035, "one_shot": 0.015, "retrieval": 0.07,
          "speech_draw": 0.025, "digits": 0.015, "interleaved": 0.075, "chat": 0.085}
 STAGES = (
-    mixture.Stage("foundations", 0.12, {"draw": 0.36, "name": 0.16, "listen": 0.17, "motion": 0.05, "retrieval": 0.12, "digits": 0.02,
+    mixture.Stage("foundations", 0.12, {"draw": 0.38, "name": 0.16, "listen": 0.17, "motion": 0.05, "retrieval": 0.10, "digits": 0.02,
                                         "prose": 0.04, "code": 0.04, "names": 0.04}),
     mixture.Stage("paired", 0.7, TEXT | PAIRS),
-    mixture.Stage("annealing", 1.0, PAIRS | {"draw": 0.33, "name": 0.13, "translate": 0.03, "prose": 0.01, "code": 0.01}),
+    mixture.Stage("annealing", 1.0, PAIRS | {"draw": 0.345, "name": 0.13, "translate": 0.03, "prose": 0.01, "code": 0.01}),
 )
 
 
@@ -29,7 +29,7 @@ def config() -> config_lib.Experiment:
         task=pretrain.Pretrain(
             rows="data/laptop/rows", text_tokenizer="data/laptop/text/text.model",
             image_tokenizer="runs/laptop-image/image.safetensors", audio_tokenizer="runs/laptop-audio/audio.safetensors",
-            stages=STAGES, model=decoder.DecoderConfig(depth=4, aspect=64, shortcuts=True), batch_rows=12,
+            stages=STAGES, model=decoder.DecoderConfig(depth=4, aspect=64, shortcuts=True, key_offset=True), batch_rows=12,
             hide_images=1.0, hide_prompts=0.1, user_share=0.1, answer_text_weight=4.0,
         ),
         optim=optim.OptimConfig(kind="muon", lr=4e-3, muon_lr=2e-2, decay=0.4),

@@ -18,19 +18,6 @@ using Ids = ffi::Buffer<ffi::S32>;
 constexpr int kPairs = kBlock / 2, kAcross = kBlock / 16;  // of a block's axis
 constexpr float kHidden = -1e30f;
 
-// e^x to 3e-6 of it: 2 to a whole power, and to the rest by its series.
-inline __m512 exponential(__m512 x) {
-  x = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
-  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), rest = _mm512_sub_ps(x, whole);
-  constexpr float kSeries[] = {9.61812911e-3f, 5.55041087e-2f, 2.40226507e-1f, 6.93147181e-1f, 1.0f};
-  __m512 sum = _mm512_set1_ps(1.33335581e-3f);
-#pragma GCC unroll 5
-  for (float factor : kSeries) sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(factor));
-  return _mm512_scalef_ps(sum, whole);
-}
-
-inline void narrow(__m512 numbers, uint16_t* to) { _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh(numbers)); }
-
 // The lowest and the highest segment of a block. Padding, 0 or -1, stands after all others.
 struct Span {
   uint32_t low = ~0u, high = 0;
@@ -109,7 +96,7 @@ void forward(const Tile& tile, const Head& head, float* out, float* lse) {
           const __m512 score = _mm512_load_ps(scores + at);
           const __m512 weight = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(score, hidden, _CMP_NLE_UQ), exponential(_mm512_sub_ps(score, most[c])));
           sum[c] = _mm512_add_ps(sum[c], weight);
-          narrow(weight, weights + at);
+          store_narrow(weight, weights + at);
         }
       for (int c = 0; c < kAcross; ++c) {
         _mm512_store_ps(top + 16 * c, most[c]);
@@ -166,8 +153,8 @@ void backward(const Tile& tile, const Head& head, const uint16_t* grad, const fl
           const int at = r * kBlock + 16 * c;
           const __m512 weight = _mm512_maskz_mov_ps(head.seen(i * kBlock + 16 * c, j * kBlock + r),
                                                     exponential(_mm512_sub_ps(_mm512_load_ps(scores + at), sum[c])));
-          narrow(weight, weights + at);
-          narrow(_mm512_mul_ps(weight, _mm512_sub_ps(_mm512_load_ps(slopes + at), middle[c])), changes + at);
+          store_narrow(weight, weights + at);
+          store_narrow(_mm512_mul_ps(weight, _mm512_sub_ps(_mm512_load_ps(slopes + at), middle[c])), changes + at);
         }
       multiply(tile, kBlock, size, kPairs, (const Pair*)weights, kPairs, &grad_columns[i * step], kPairs, dv, size, true);
       multiply(tile, kBlock, size, kPairs, (const Pair*)changes, kPairs, &query_columns[i * step], kPairs, dk, size, true);

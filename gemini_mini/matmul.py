@@ -30,7 +30,8 @@ from gemini_mini import errors, files, parallel
 Library = Literal["xla", "bfloat16"]
 KINDS = {"amx_bf16": "open_units", "avx512_bf16": "open_vectors"}  # as Linux names what a CPU has, the faster first; of matmul.cc
 UNIT = 16  # numbers of a vector in matmul.cc
-SOURCES = [Path(__file__).with_name(name) for name in ("matmul.cc", "attend.cc", "tiles.h")]
+MULTIPLE, PARTS = 32, 4  # of the axes of `gated`, and of the rows for whose parts gated.cc sums the weights' gradients
+SOURCES = [Path(__file__).with_name(name) for name in ("matmul.cc", "attend.cc", "gated.cc", "tiles.h")]
 NARROW = jnp.bfloat16
 _library: Library = "xla"
 
@@ -99,6 +100,36 @@ def _forward(x, w):
 product.defvjp(_forward, lambda kept, grad: slopes(*kept, grad))
 
 
+@jax.custom_vjp
+def gated(x: Float[Array, "M D"], gate: Float[Array, "D F"], up: Float[Array, "D F"], down: Float[Array, "F D"]) -> Float[Array, "M D"]:
+    """`(gelu(x @ gate) * (x @ up)) @ down`, and what is between these products never stands in memory. D and F must be multiples of `MULTIPLE`."""
+    return _gated_forward(x, gate, up, down)[0]
+
+
+def _rounded(x: Array, *weights: Array) -> tuple[Array, ...]:
+    return tuple(a.astype(NARROW) for a in (jnp.pad(x, ((0, -len(x) % MULTIPLE), (0, 0))), *weights))
+
+
+def _gated(x: Array, *weights: Array) -> Array:
+    return jax.ffi.ffi_call("gemini_mini_gated", jax.ShapeDtypeStruct(x.shape, jnp.float32))(x, *weights)
+
+
+def _gated_forward(x, *weights):
+    given = _rounded(x, *weights)
+    return _gated(*given)[: len(x)], given
+
+
+def _gated_backward(given, grad):
+    x, *weights = given
+    by_part = [jax.ShapeDtypeStruct((PARTS, *w.shape), jnp.float32) for w in weights]
+    call = jax.ffi.ffi_call("gemini_mini_gated_back", [jax.ShapeDtypeStruct(x.shape, jnp.float32), *by_part])
+    dx, *sums = call(*given, *_rounded(grad))
+    return dx[: len(grad)], *(sum(each) for each in sums)  # one after another: XLA's own sum over them takes half as long as all products
+
+
+gated.defvjp(_gated_forward, _gated_backward)
+
+
 def _call(x: Array, w: Array, turn_x: bool = False, turn_w: bool = False) -> Array:
     if x.shape[0 if turn_x else 1] % 2:  # numbers are multiplied in pairs
         more = lambda a, first: jnp.pad(a, [(0, int(first)), (0, int(not first))])
@@ -116,7 +147,7 @@ def cpu_info() -> str:
 
 @functools.cache
 def _register_narrow() -> None:
-    for name in ("narrow", "attend", "attend_back"):
+    for name in ("narrow", "attend", "attend_back", "gated", "gated_back"):
         jax.ffi.register_ffi_target(f"gemini_mini_{name}", jax.ffi.pycapsule(getattr(_compiled(), name)), platform="cpu")
 
 

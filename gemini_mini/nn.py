@@ -119,6 +119,9 @@ class MLP(nnx.Module):
         self.down = param(rngs, (hidden, width), "F D", out_scale)
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        weights = [w[...] for w in (self.gate, self.up, self.down)]
+        if matmul.is_on() and not any(size % matmul.MULTIPLE for size in self.gate.shape):
+            return matmul.gated(x.reshape(-1, x.shape[-1]).astype(jnp.float32), *weights).reshape(x.shape).astype(x.dtype)
         return linear(jax.nn.gelu(linear(x, self.gate)) * linear(x, self.up), self.down)
 
 

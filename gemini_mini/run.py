@@ -102,7 +102,7 @@ def _load_released(path: Path, mesh: Mesh | None, eight_bit: bool) -> Run:
 def _decoder(
     arrays: dict[str, np.ndarray], tokenizers: bundle.Tokenizers, settings: dict, where: str, mesh: Mesh | None, eight_bit: bool
 ) -> decoder.Decoder:
-    model_config = config.from_json(decoder.DecoderConfig, {"shortcuts": False} | settings["task"]["model"], where)  # runs of before had none
+    model_config = config.from_json(decoder.DecoderConfig, {"shortcuts": False, "key_offset": False} | settings["task"]["model"], where)  # runs of before had none
     if model_config.attention == "splash":  # a TPU's kernel, which XLA cannot cut over a mesh by itself; the same attention
         model_config = replace(model_config, attention="blockwise")
     shape = decoder.Decoder(replace(model_config, vocab_size=tokenizers.vocab.size), nn.Shapes())

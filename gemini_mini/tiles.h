@@ -27,6 +27,19 @@ typedef uint32_t Pair __attribute__((may_alias));  // two bfloat16 along the sum
 
 inline __mmask16 first(int64_t count) { return (1u << std::clamp<int64_t>(count, 0, 16)) - 1; }
 
+// e^x to 3e-6 of it: 2 to a whole power, and to the rest by its series.
+inline __m512 exponential(__m512 x) {
+  x = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
+  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), rest = _mm512_sub_ps(x, whole);
+  constexpr float kSeries[] = {9.61812911e-3f, 5.55041087e-2f, 2.40226507e-1f, 6.93147181e-1f, 1.0f};
+  __m512 sum = _mm512_set1_ps(1.33335581e-3f);
+#pragma GCC unroll 5
+  for (float factor : kSeries) sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(factor));
+  return _mm512_scalef_ps(sum, whole);
+}
+
+inline void store_narrow(__m512 numbers, uint16_t* to) { _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh(numbers)); }
+
 // 16 by 16 pairs, rows for columns.
 inline void turn(__m512i block[16]) {
   __m512i made[16];

@@ -48,7 +48,7 @@ def run_folder(tmp_path_factory):
     audio.save(audio.AudioTokenizer(
         audio.AudioTokenizerConfig(width=16, heads=2, layers=1, hidden=16, num_codes=8), nnx.Rngs(0)), names[2])
     vocab = bundle.load(*names).vocab
-    settings = decoder.DecoderConfig(depth=1, aspect=32, head_dim=16, context_tokens=128, shortcuts=True)
+    settings = decoder.DecoderConfig(depth=1, aspect=32, head_dim=16, context_tokens=128, shortcuts=True, key_offset=True)
     model = with_shortcuts(decoder.Decoder(dataclasses.replace(settings, vocab_size=vocab.size), nnx.Rngs(0)))
     files.write_json(folder / "run.json", {"settings": {"task": {"model": config.to_json(settings)}}})
     files.save_arrays(folder / "model.safetensors", {name: np.asarray(w) for name, w in nn.weights(model).items()},

@@ -289,7 +289,7 @@ def test_bad_settings_are_named(bad):
 
 @pytest.fixture(scope="module")
 def model():
-    config = decoder.DecoderConfig(vocab_size=VOCAB.size, depth=2, aspect=16, head_dim=16, context_tokens=128, shortcuts=True)
+    config = decoder.DecoderConfig(vocab_size=VOCAB.size, depth=2, aspect=16, head_dim=16, context_tokens=128, shortcuts=True, key_offset=True)
     return conftest.with_shortcuts(decoder.Decoder(config, nnx.Rngs(0)))
 
 

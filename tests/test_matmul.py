@@ -47,6 +47,26 @@ def test_products_and_slopes_are_those_of_numpy(products, rows, inner, cols):
     np.testing.assert_allclose(w_slope, rounded(x).T @ rounded(grad), **close)
 
 
+@pytest.mark.parametrize("rows, width, hidden", [(1, 32, 32), (70, 64, 96), (300, 160, 288), (1100, 32, 128)])
+def test_a_gated_mlp_and_its_slopes_are_those_of_numpy(products, rows, width, hidden):
+    rng = np.random.default_rng(rows)
+    x, grad = rng.normal(size=(2, rows, width)).astype(np.float32)
+    gate, up = rng.normal(size=(2, width, hidden)).astype(np.float32) * 2 / np.sqrt(width)
+    down = rng.normal(size=(hidden, width)).astype(np.float32)
+    layer = nn.MLP(width, hidden, nnx.Rngs(0))
+    mlp = lambda x, *weights: nn.with_weights(layer, dict(zip(("gate", "up", "down"), weights, strict=True)))(x)
+    made, pull = jax.vjp(jax.jit(mlp), x, gate, up, down)
+    x, gate, up, down, slope = (rounded(a).astype(np.float64) for a in (x, gate, up, down, grad))
+    gates, ups, back = x @ gate, x @ up, slope @ down.T
+    bell = np.exp(-2 * np.sqrt(2 / np.pi) * (gates + 0.044715 * gates**3))
+    share = 1 / (1 + bell)
+    steep = share + gates * share * (1 - share) * 2 * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * gates**2)
+    both, gate_slope, up_slope = (rounded(a.astype(np.float32)) for a in (gates * share * ups, back * ups * steep, back * gates * share))
+    wanted = both @ down, gate_slope @ gate.T + up_slope @ up.T, x.T @ gate_slope, x.T @ up_slope, both.T @ slope
+    for got, right in zip((made, *pull(jnp.asarray(grad))), wanted, strict=True):
+        np.testing.assert_allclose(got, right, rtol=0, atol=2e-3 * np.abs(right).max())
+
+
 @pytest.mark.parametrize("size, kv_heads, head_dim", [(1, 1, 64), (1, 2, 128), (4, 1, 32)])
 def test_attention_by_blocks_is_that_of_the_textbook(products, size, kv_heads, head_dim, monkeypatch):
     monkeypatch.setitem(test_ring.KERNELS, "flash", flash.Flash())

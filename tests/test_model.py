@@ -22,7 +22,7 @@ def model(**changes) -> decoder.Decoder:
 
 
 def model_with_shortcuts(**changes) -> decoder.Decoder:
-    return conftest.with_shortcuts(model(shortcuts=True, **changes))
+    return conftest.with_shortcuts(model(shortcuts=True, key_offset=True, **changes))
 
 
 def document(length: int, seed: int) -> np.ndarray:
@@ -132,6 +132,29 @@ def test_ids_bring_their_own_values_to_their_document_alone():
         changed[0, s] = 250 if tokens[0, s] != 250 else 251
         moved = np.abs(np.asarray(forward(module, changed, batch.positions, batch.segments)) - before).max(-1)[0] > 0
         assert np.array_equal(moved & (segments > 0), (np.arange(24) >= s) & (segments == segments[s])), s
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_half_of_each_key_is_of_the_id_before_in_its_document(kv_heads):
+    tokens = packing.pack([document(9, 1), document(12, 2)], 24)
+    batch, attend = packing.batch_of(tokens), model(key_offset=True, kv_heads=kv_heads).blocks[0].attention
+    x, turns = jax.random.normal(jax.random.key(0), (1, 24, CONFIG.width)), nn.turns(jnp.array(batch.positions), 16)
+    q, k, v = (np.array(part) for part in attend.project(x, jnp.array(tokens), turns))
+    wanted = k.copy()
+    for t, of_key in np.ndindex(24, 16):
+        if of_key in (4, 5, 6, 7, 12, 13, 14, 15):  # the slower four of the eight half-pairs
+            wanted[0, t, :, of_key] = k[0, t - 1, :, of_key] if batch.positions[0, t] else 0
+    mixed = numpy_attention(q, wanted, v, batch.segments).reshape(1, 24, -1) @ np.asarray(attend.out[...])
+    got = attend(x, jnp.array(tokens), turns, jnp.array(batch.segments))
+    np.testing.assert_allclose(got[:, :21], mixed[:, :21], atol=1e-4)  # behind them is padding
+
+
+def test_queries_begin_like_their_own_keys():
+    made = attention.Attention(256, 4, 2, 16, 1.0, "chunks", nnx.Rngs(0), key_offset=True)
+    q, k = made.q[...].reshape(256, 4, 16), made.kv[...][:, :32].reshape(256, 2, 16)
+    alike = [[float(jnp.corrcoef(q[:, n].ravel(), k[:, g].ravel())[0, 1]) for g in range(2)] for n in range(4)]
+    np.testing.assert_allclose(alike, [[0.7, 0], [0.7, 0], [0, 0.7], [0, 0.7]], atol=0.06)
+    assert abs(float(jnp.std(q)) * 16 - 1) < 0.03  # of the same size as without
 
 
 def test_ids_bring_some_of_the_id_before_and_enter_every_block_again():

@@ -78,8 +78,8 @@ def test_every_mesh_gives_one_devices_loss_and_gradient(shape):
 
 
 def test_a_mesh_gives_one_devices_loss_and_gradient_of_shortcuts():
-    got = loss_and_gradient(QUICK[0], shortcuts=True)
-    check_equal(got, loss_and_gradient((1, 1, 1, 1), 1, attention="chunks", scan=False, shortcuts=True))
+    got = loss_and_gradient(QUICK[0], shortcuts=True, key_offset=True)
+    check_equal(got, loss_and_gradient((1, 1, 1, 1), 1, attention="chunks", scan=False, shortcuts=True, key_offset=True))
     assert all(np.abs(got[1][name]).max() > 0 for name in ("blocks.1.attention.token_values", "blocks.1.again", "before"))
 
 

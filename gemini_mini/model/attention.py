@@ -5,8 +5,13 @@ rows of one matrix product. Training attends in static chunks of queries, each t
 its own end, so no future key is ever multiplied; with `run.products=bfloat16` by flash.py. Scores
 and softmax are float32 whatever the input type. Queries and keys are normalised first, which keeps
 mixed modalities from diverging.
-With `token_values` each id also has values of its own, a table that is only read, no product.
-Papers: multi-query, Shazeer 2019, arXiv 1911.02150; query-key norm, Dehghani 2023, arXiv 2302.05442.
+With `token_values` each id also has values of its own, a table that is only read, no product. With
+`key_offset` the half of each key that positions turn least is of the id before, and queries begin much
+like keys: one that is like an id finds what stood behind it, for which two blocks had to learn to work
+together (EXPERIMENTS.md: after 500 steps of a mixture, where without both 4 million ids were too few).
+Papers: multi-query, Shazeer 2019, arXiv 1911.02150; query-key norm, Dehghani 2023, arXiv 2302.05442;
+keys of the id before, Olsson et al. 2022, arXiv 2209.11895 (smeared keys), of half of them, modded-nanogpt;
+queries that begin like keys, Trockman & Kolter 2023, arXiv 2305.09828 (mimetic initialization).
 Next: decoder.py; ring.py, for long rows; flash.py.
 """
 
@@ -21,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gemini_mini import errors, matmul, nn, parallel
 from gemini_mini.model import flash, ring
 
+ALIKE = 0.7  # of what queries begin as is what their keys begin as, with `key_offset`: what is alike finds itself before anything is learned
 CHUNK = 64  # queries per static chunk; the best of 32 to 512 on CPU
 
 
@@ -71,11 +77,15 @@ class Attention(nnx.Module):
     """Queries for every head, keys and values for few, rotary positions, an output product."""
 
     def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, out_scale: float,
-                 backend: Literal["chunks", "blockwise", "splash"], rngs: nnx.Rngs, token_values: int = 0):
-        self.backend = backend
+                 backend: Literal["chunks", "blockwise", "splash"], rngs: nnx.Rngs, token_values: int = 0, key_offset: bool = False):
+        self.backend, self.key_offset = backend, key_offset
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.q = nn.param(rngs, (width, heads * head_dim), "D N")
         self.kv = nn.param(rngs, (width, 2 * kv_heads * head_dim), "D K")
+        if key_offset and not isinstance(rngs, nn.Shapes):
+            keys = rearrange(self.kv[...][:, : kv_heads * head_dim], "d (k h) -> d k h", k=kv_heads)
+            alike = jnp.repeat(keys, heads // kv_heads, axis=1).reshape(self.q[...].shape)
+            self.q[...] = ALIKE * alike + (1 - ALIKE**2) ** 0.5 * self.q[...]
         self.out = nn.param(rngs, (heads * head_dim, width), "N D", out_scale)
         self.q_norm, self.k_norm = nn.RMSNorm(head_dim, "H"), nn.RMSNorm(head_dim, "H")
         if token_values:
@@ -95,6 +105,7 @@ class Attention(nnx.Module):
         Raises: InputError when the backend cannot attend over a cut row.
         """
         q, k, v = self.project(x, tokens, turns)
+        k = self._offset(k, segments)
         if matmul.is_on():
             return self._merge(ring.attend(q, k, v, segments, flash.Flash()))
         if self.backend == "chunks":
@@ -112,7 +123,14 @@ class Attention(nnx.Module):
         row = jnp.arange(x.shape[0])[:, None]
         cache = LayerCache(cache.k.at[row, positions].set(k), cache.v.at[row, positions].set(v))
         seen = jnp.arange(cache.k.shape[1])[None, None, :] <= positions[:, :, None]
-        return self._merge(attend(q, cache.k, cache.v, seen)), cache
+        keys = self._offset(cache.k, jnp.ones(cache.k.shape[:2], jnp.int32))
+        return self._merge(attend(q, keys, cache.v, seen)), cache
+
+    def _offset(self, k: Float[Array, "B T K H"], segments: Int[Array, "B T"]) -> Float[Array, "B T K H"]:
+        if not self.key_offset:
+            return k
+        half = self.head_dim // 2
+        return jnp.where(jnp.arange(self.head_dim) % half >= half // 2, ring.previous(k, segments), k)
 
     def _merge(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
         return nn.linear(rearrange(heads, "b t n h -> b t (n h)"), self.out)

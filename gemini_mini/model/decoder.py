@@ -29,6 +29,7 @@ class DecoderConfig:
     kv_heads: int = 1
     hidden: int = 0  # 0: three times the width
     shortcuts: bool = False  # ids reach further than the first block (Decoder)
+    key_offset: bool = False  # half of each key is of the id before (attention.py)
     context_tokens: int = 1024
     rope_base: float = 10_000.0
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; weights and logits are float32
@@ -78,7 +79,7 @@ class Block(nnx.Module):
         out_scale = (2 * config.depth) ** -0.5  # the residual sum keeps its size at any depth
         self.attention_norm, self.mlp_norm = nn.RMSNorm(config.width), nn.RMSNorm(config.width)
         self.attention = attention.Attention(config.width, config.heads, config.kv_heads, config.head_dim,
-                                             out_scale, config.attention, rngs, config.vocab_size * config.shortcuts)
+                                             out_scale, config.attention, rngs, config.vocab_size * config.shortcuts, config.key_offset)
         self.mlp = nn.MLP(config.width, config.hidden_width, rngs, out_scale)
         if config.shortcuts:
             self.kept, self.again = nn.constant((1,), "one", 1.0), nn.constant((1,), "one", 0.0)

@@ -173,6 +173,17 @@ def from_zigzag(x: Shaped[Array, "B T ..."]) -> Shaped[Array, "B T ..."]:
     return parallel.per_device(functools.partial(_deal, parallel.context_size(), True), parallel.ROWS, parallel.ROWS)(x)
 
 
+def previous(x: Shaped[Array, "B T ..."], segments: Int[Array, "B T"]) -> Shaped[Array, "B T ..."]:
+    """Of each position what the one before it has, and zeros where a segment begins; in zigzag order where rows are cut."""
+    is_cut = parallel.context_size() > 1
+    if is_cut:
+        x, segments = from_zigzag(x), from_zigzag(segments)
+    behind = lambda a: jnp.pad(a, [(0, 0), (1, 0)] + [(0, 0)] * (a.ndim - 2))[:, :-1]
+    same = (segments == behind(segments)).reshape(*segments.shape, *[1] * (x.ndim - 2))
+    found = jnp.where(same, behind(x), 0)
+    return to_zigzag(found) if is_cut else found
+
+
 def _deal(size: int, back: bool, x):
     """Each device sends its even and its odd stretch to where they belong; no two arrive at one place.
 
