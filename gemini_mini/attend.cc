@@ -104,8 +104,7 @@ void forward(const Tile& tile, const Head& head, float* out, float* lse) {
       }
       for (int r = 0; r < kBlock; ++r)
         for (int64_t c = 0; c < size; ++c) out[r * size + c] *= shrink[r];
-      for (int d = 0; d < kPairs; d += 16)
-        for (int r = 0; r < kBlock; r += 16) lay(weights + 2 * d * kBlock + r, kBlock, false, 16, 16, true, turned + r * kPairs + d, kPairs);
+      lay_rows(weights, kBlock, false, kBlock, kPairs, turned, kPairs);
       multiply(tile, kBlock, size, kPairs, turned, kPairs, &values[j * step], kPairs, out, size, true);
     }
     for (int r = 0; r < kBlock; ++r) {
@@ -158,8 +157,7 @@ void backward(const Tile& tile, const Head& head, const uint16_t* grad, const fl
         }
       multiply(tile, kBlock, size, kPairs, (const Pair*)weights, kPairs, &grad_columns[i * step], kPairs, dv, size, true);
       multiply(tile, kBlock, size, kPairs, (const Pair*)changes, kPairs, &query_columns[i * step], kPairs, dk, size, true);
-      for (int d = 0; d < kPairs; d += 16)
-        for (int r = 0; r < kBlock; r += 16) lay(changes + 2 * d * kBlock + r, kBlock, false, 16, 16, true, turned + r * kPairs + d, kPairs);
+      lay_rows(changes, kBlock, false, kBlock, kPairs, turned, kPairs);
       multiply(tile, kBlock, size, kPairs, turned, kPairs, keys.data(), kPairs, dq + i * kBlock * size, size, true);
     }
   }
@@ -174,7 +172,6 @@ ffi::Error each_head(ffi::ThreadPool& pool, const Narrow& q, const Narrow& k, co
   if (shape[1] % of_keys[1])
     return ffi::Error(ffi::ErrorCode::kInvalidArgument, "products: query heads must be a multiple of key heads");
   const int64_t heads = shape[1], group = heads / of_keys[1], queries = shape[2], keys = of_keys[2], size = shape[3];
-  const auto begin = [](const Narrow& buffer) { return reinterpret_cast<const uint16_t*>(buffer.untyped_data()); };
   const Head all{queries, keys, size, begin(q), begin(k), begin(v), q_segments.typed_data(), k_segments.typed_data(), causal, {}, {}};
   const int count = shape[0] * heads;
   in_parts(pool, count, 1, [=](int64_t n) {
@@ -201,7 +198,7 @@ ffi::Error Attend(ffi::ThreadPool pool, Narrow q, Narrow k, Narrow v, Ids q_segm
 
 ffi::Error AttendBack(ffi::ThreadPool pool, Narrow q, Narrow k, Narrow v, Ids q_segments, Ids k_segments, Narrow grad, Wide lse, Wide mean,
                       ffi::ResultBuffer<ffi::F32> dq, ffi::ResultBuffer<ffi::F32> dk, ffi::ResultBuffer<ffi::F32> dv, bool causal) {
-  const auto* grads = reinterpret_cast<const uint16_t*>(grad.untyped_data());
+  const uint16_t* grads = begin(grad);
   const float *sums = lse.typed_data(), *means = mean.typed_data();
   float *to_q = dq->typed_data(), *to_k = dk->typed_data(), *to_v = dv->typed_data();
   return each_head(pool, q, k, v, q_segments, k_segments, causal, [=](const auto& tile, const Head& head, int64_t n) {

@@ -34,33 +34,8 @@ struct Layer {
   Layer(const Narrow& x, const Narrow& gate, const Narrow& up, const Narrow& down)
       : rows(x.dimensions()[0]), width(x.dimensions()[1]), hidden(gate.dimensions()[1]), x(begin(x)), gate(begin(gate)), up(begin(up)), down(begin(down)) {}
 
-  static const uint16_t* begin(const Narrow& buffer) { return reinterpret_cast<const uint16_t*>(buffer.untyped_data()); }
   bool fits() const { return kind != Kind::kNone && rows % 32 == 0 && width % 32 == 0 && hidden % 32 == 0; }
 };
-
-// A weight laid out as the right side of products, once for all threads.
-struct Columns {
-  std::vector<__m512i> all;
-  int64_t step;
-
-  // `w` [pairs * 2, cols], or turned.
-  Columns(ffi::ThreadPool& pool, const uint16_t* w, int64_t stride, bool along, int64_t cols, int64_t pairs) : all(cols / 16 * pairs), step(pairs) {
-    in_parts(pool, cols, kSlice, [&, this](int64_t c) {
-      lay_columns(w + (along ? c * stride : c), stride, along, std::min(kSlice, cols - c), pairs, &all[c / 16 * step], step);
-    });
-  }
-
-  const __m512i* column(int64_t c) const { return &all[c / 16 * step]; }
-  const __m512i* pair(int64_t k) const { return &all[k]; }
-};
-
-const Pair* as_pairs(const uint16_t* numbers) { return (const Pair*)numbers; }
-
-// [lines, pairs] for the left side of products, of numbers [pairs * 2, lines].
-void lay_turned(const uint16_t* from, int64_t lines, int64_t pairs, int64_t stride, Pair* to) {
-  for (int64_t d = 0; d < pairs; d += 16)
-    for (int64_t r = 0; r < lines; r += 16) lay(from + 2 * d * stride + r, stride, false, lines - r, pairs - d, true, to + r * pairs + d, pairs);
-}
 
 ffi::Error Gated(ffi::ThreadPool pool, Narrow x, Narrow gate_weights, Narrow up_weights, Narrow down_weights, Wide y) {
   const Layer layer(x, gate_weights, up_weights, down_weights);
@@ -97,7 +72,7 @@ ffi::Error GatedBack(ffi::ThreadPool pool, Narrow x, Narrow gate_weights, Narrow
   const Columns gates(pool, layer.gate, hidden, false, hidden, width / 2), ups(pool, layer.up, hidden, false, hidden, width / 2);
   const Columns downs(pool, layer.down, width, true, hidden, width / 2);  // turned, as are the next two
   const Columns from_gate(pool, layer.gate, hidden, true, width, hidden / 2), from_up(pool, layer.up, hidden, true, width, hidden / 2);
-  const uint16_t* slopes = Layer::begin(grad);
+  const uint16_t* slopes = begin(grad);
   float *to_x = dx->typed_data(), *to_gate = dgate->typed_data(), *to_up = dup->typed_data(), *to_down = ddown->typed_data();
   const int64_t each = (layer.rows / 32 + kParts - 1) / kParts * 32;  // rows of a part
   in_parts(pool, kParts, 1, [&](int64_t part) {
@@ -113,7 +88,7 @@ ffi::Error GatedBack(ffi::ThreadPool pool, Narrow x, Narrow gate_weights, Narrow
       for (int64_t row = first; row < last; row += kRows) {
         const int64_t rows = std::min(kRows, last - row), pairs = rows / 2;
         const uint16_t *in = layer.x + row * width, *slope = slopes + row * width;
-        lay_turned(in, width, pairs, width, left.data());
+        lay_rows(in, width, false, width, pairs, left.data(), pairs);
         lay_columns(slope, width, false, width, pairs, right.data(), pairs);
         for (int64_t s = 0; s < hidden; s += kSlice) {
           const int64_t slice = std::min(kSlice, hidden - s);
@@ -129,7 +104,7 @@ ffi::Error GatedBack(ffi::ThreadPool pool, Narrow x, Narrow gate_weights, Narrow
           }
           multiply(tile, rows, width, slice / 2, as_pairs(gate_slope.data()), slice / 2, from_gate.pair(s / 2), from_gate.step, to_x + row * width, width, s > 0);
           multiply(tile, rows, width, slice / 2, as_pairs(up_slope.data()), slice / 2, from_up.pair(s / 2), from_up.step, to_x + row * width, width, true);
-          lay_turned(made.data(), slice, pairs, slice, turned.data());
+          lay_rows(made.data(), slice, false, slice, pairs, turned.data(), pairs);
           multiply(tile, slice, width, pairs, turned.data(), pairs, right.data(), pairs, down_sum + s * width, width, row > first);
           lay_columns(gate_slope.data(), slice, false, slice, pairs, columns.data(), pairs);
           multiply(tile, width, slice, pairs, left.data(), pairs, columns.data(), pairs, gate_sum + s, hidden, row > first);

@@ -30,10 +30,7 @@ void product(const Tile& tile, bool turn_x, bool turn_w, int64_t rows, int64_t c
       lay_columns(w + (turn_w ? col * w_stride + 2 * k : 2 * k * w_stride + col), w_stride, turn_w, wide, pairs, right.data(), kDeep);
       for (int64_t row = 0; row < rows; row += kBand) {
         const int64_t tall = std::min<int64_t>(kBand, rows - row);
-        for (int64_t d = 0; d < pairs; d += 16)
-          for (int64_t r = 0; r < tall; r += 16)
-            lay(x + (turn_x ? 2 * (k + d) * x_stride + row + r : (row + r) * x_stride + 2 * (k + d)), x_stride, !turn_x, tall - r, pairs - d,
-                true, (Pair*)left.data() + r * kDeep + d, kDeep);
+        lay_rows(x + (turn_x ? 2 * k * x_stride + row : row * x_stride + 2 * k), x_stride, !turn_x, tall, pairs, (Pair*)left.data(), kDeep);
         multiply(tile, tall, wide, pairs, (const Pair*)left.data(), kDeep, right.data(), kDeep, y + row * y_stride + col, y_stride, k > 0);
       }
     }
@@ -46,8 +43,7 @@ ffi::Error Narrow(ffi::ThreadPool pool, ffi::Buffer<ffi::BF16> x, ffi::Buffer<ff
   if (kind == Kind::kNone) return ffi::Error(ffi::ErrorCode::kFailedPrecondition, "products: none are open");
   const auto x_shape = x.dimensions(), w_shape = w.dimensions(), y_shape = y->dimensions();
   const int rows = y_shape[0], cols = y_shape[1], inner = x_shape[turn_x ? 0 : 1], x_stride = x_shape[1], w_stride = w_shape[1];
-  const auto* left = reinterpret_cast<const uint16_t*>(x.untyped_data());
-  const auto* right = reinterpret_cast<const uint16_t*>(w.untyped_data());
+  const uint16_t *left = begin(x), *right = begin(w);
   float* out = y->typed_data();
   const bool by_rows = rows >= cols;
   const int size = by_rows ? rows : cols, step = share(pool, double(rows) * cols * inner, size, kTile);

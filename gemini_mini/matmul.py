@@ -23,15 +23,15 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int8
+from jaxtyping import Array, Float, Int, Int8
 
 from gemini_mini import errors, files, parallel
 
 Library = Literal["xla", "bfloat16"]
 KINDS = {"amx_bf16": "open_units", "avx512_bf16": "open_vectors"}  # as Linux names what a CPU has, the faster first; of matmul.cc
 UNIT = 16  # numbers of a vector in matmul.cc
-MULTIPLE, PARTS = 32, 4  # of the axes of `gated`, and of the rows for whose parts gated.cc sums the weights' gradients
-SOURCES = [Path(__file__).with_name(name) for name in ("matmul.cc", "attend.cc", "gated.cc", "tiles.h")]
+MULTIPLE, PARTS = 32, 4  # of the axes of `gated` and `entropy`, and of the rows for whose parts they sum the weights' gradients
+SOURCES = [Path(__file__).with_name(name) for name in ("matmul.cc", "attend.cc", "gated.cc", "entropy.cc", "tiles.h")]
 NARROW = jnp.bfloat16
 _library: Library = "xla"
 
@@ -70,7 +70,7 @@ def is_on() -> bool:
 def coded(x: Float[Array, "*B D"], codes: Int8[Array, "F D"], scale: Float[Array, "F"]) -> Float[Array, "*B F"]:
     """`x @ (codes * scale).T`, of float32 `x`. D must be a multiple of UNIT; `load_coded` comes first."""
     rows = x.reshape(-1, x.shape[-1])
-    call = jax.ffi.ffi_call("gemini_mini_coded", jax.ShapeDtypeStruct((len(rows), len(codes)), jnp.float32))
+    call = jax.ffi.ffi_call("gemini_mini_coded", _floats((len(rows), len(codes))))
     return call(rows, codes, scale).reshape(*x.shape[:-1], -1)
 
 
@@ -106,12 +106,32 @@ def gated(x: Float[Array, "M D"], gate: Float[Array, "D F"], up: Float[Array, "D
     return _gated_forward(x, gate, up, down)[0]
 
 
-def _rounded(x: Array, *weights: Array) -> tuple[Array, ...]:
-    return tuple(a.astype(NARROW) for a in (jnp.pad(x, ((0, -len(x) % MULTIPLE), (0, 0))), *weights))
+def entropy(
+    hidden: Float[Array, "M D"], table: Float[Array, "V D"], targets: Int[Array, "M"], weights: Float[Array, "M"], z: float, with_slopes: bool
+) -> tuple[Array, Array, tuple[Array, Array] | None]:
+    """Of each row whose weight is not 0 the nats of its target and log Z of all scores `hidden @ table.T`, which never stand in memory.
+
+    And, `with_slopes`, the gradients of hidden and table of the sum of weights * (nats + z * log_z^2). D must be a multiple of `MULTIPLE`.
+    """
+    size, given = len(table), (hidden.astype(NARROW), *_rounded(table), targets, weights)
+    attributes, of_rows = dict(vocabulary=size, z=np.float32(z)), [_floats(targets.shape)] * 2
+    if not with_slopes:
+        return *jax.ffi.ffi_call("gemini_mini_entropy", of_rows)(*given, **attributes), None
+    call = jax.ffi.ffi_call("gemini_mini_entropy_back", [*of_rows, _floats(hidden.shape), _floats((PARTS, *given[1].shape))])
+    nats, log_z, slopes, by_part = call(*given, **attributes)
+    return nats, log_z, (slopes, sum(by_part)[:size])
+
+
+def _floats(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _rounded(x: Array, *others: Array) -> tuple[Array, ...]:
+    return tuple(a.astype(NARROW) for a in (jnp.pad(x, ((0, -len(x) % MULTIPLE), (0, 0))), *others))
 
 
 def _gated(x: Array, *weights: Array) -> Array:
-    return jax.ffi.ffi_call("gemini_mini_gated", jax.ShapeDtypeStruct(x.shape, jnp.float32))(x, *weights)
+    return jax.ffi.ffi_call("gemini_mini_gated", _floats(x.shape))(x, *weights)
 
 
 def _gated_forward(x, *weights):
@@ -121,8 +141,7 @@ def _gated_forward(x, *weights):
 
 def _gated_backward(given, grad):
     x, *weights = given
-    by_part = [jax.ShapeDtypeStruct((PARTS, *w.shape), jnp.float32) for w in weights]
-    call = jax.ffi.ffi_call("gemini_mini_gated_back", [jax.ShapeDtypeStruct(x.shape, jnp.float32), *by_part])
+    call = jax.ffi.ffi_call("gemini_mini_gated_back", [_floats(x.shape), *(_floats((PARTS, *w.shape)) for w in weights)])
     dx, *sums = call(*given, *_rounded(grad))
     return dx[: len(grad)], *(sum(each) for each in sums)  # one after another: XLA's own sum over them takes half as long as all products
 
@@ -135,7 +154,7 @@ def _call(x: Array, w: Array, turn_x: bool = False, turn_w: bool = False) -> Arr
         more = lambda a, first: jnp.pad(a, [(0, int(first)), (0, int(not first))])
         x, w = more(x, turn_x), more(w, not turn_w)
     shape = x.shape[1 if turn_x else 0], w.shape[0 if turn_w else 1]
-    call = jax.ffi.ffi_call("gemini_mini_narrow", jax.ShapeDtypeStruct(shape, jnp.float32))
+    call = jax.ffi.ffi_call("gemini_mini_narrow", _floats(shape))
     return call(x, w, turn_x=np.bool_(turn_x), turn_w=np.bool_(turn_w))
 
 
@@ -147,7 +166,7 @@ def cpu_info() -> str:
 
 @functools.cache
 def _register_narrow() -> None:
-    for name in ("narrow", "attend", "attend_back", "gated", "gated_back"):
+    for name in ("narrow", "attend", "attend_back", "gated", "gated_back", "entropy", "entropy_back"):
         jax.ffi.register_ffi_target(f"gemini_mini_{name}", jax.ffi.pycapsule(getattr(_compiled(), name)), platform="cpu")
 
 

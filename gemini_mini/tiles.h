@@ -86,6 +86,13 @@ void lay_columns(const uint16_t* w, int64_t stride, bool along, int64_t cols, in
       lay(w + (along ? c * stride + 2 * d : 2 * d * stride + c), stride, along, cols - c, pairs - d, false, (Pair*)(to + c / 16 * step + d), 16);
 }
 
+// The rows of `x`, for the left side.
+void lay_rows(const uint16_t* x, int64_t stride, bool along, int64_t rows, int64_t pairs, Pair* to, int64_t step) {
+  for (int64_t d = 0; d < pairs; d += 16)
+    for (int64_t r = 0; r < rows; r += 16)
+      lay(x + (along ? r * stride + 2 * d : 2 * d * stride + r), stride, along, rows - r, pairs - d, true, to + r * step + d, step);
+}
+
 // A tile is y = x w, or is added to y: `rows` of x stand every `x_step` pairs, 16 of `cols` columns of w every `w_step` vectors.
 
 // By the vectors' instruction: a tile's sums stay in the registers.
@@ -231,5 +238,29 @@ void in_parts(ffi::ThreadPool& pool, int size, int step, Part part) {
   std::unique_lock<std::mutex> lock(work->mutex);
   work->all.wait(lock, [&] { return work->done == parts; });
 }
+
+inline const uint16_t* begin(const ffi::Buffer<ffi::BF16>& buffer) { return reinterpret_cast<const uint16_t*>(buffer.untyped_data()); }
+
+#ifdef __AVX512BF16__
+constexpr int64_t kShare = 128;  // columns that a thread lays out at once
+
+// A matrix laid out as the right side of products, once for all threads.
+struct Columns {
+  std::vector<__m512i> all;
+  int64_t step;
+
+  // `w` [pairs * 2, cols], or turned.
+  Columns(ffi::ThreadPool& pool, const uint16_t* w, int64_t stride, bool along, int64_t cols, int64_t pairs) : all(cols / 16 * pairs), step(pairs) {
+    in_parts(pool, cols, kShare, [&, this](int64_t c) {
+      lay_columns(w + (along ? c * stride : c), stride, along, std::min(kShare, cols - c), pairs, &all[c / 16 * step], step);
+    });
+  }
+
+  const __m512i* column(int64_t c) const { return &all[c / 16 * step]; }
+  const __m512i* pair(int64_t k) const { return &all[k]; }
+};
+
+const Pair* as_pairs(const uint16_t* numbers) { return (const Pair*)numbers; }
+#endif
 
 }  // namespace

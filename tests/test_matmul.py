@@ -139,6 +139,28 @@ def test_the_loss_and_its_gradient_are_near_those_of_xla(products):
         assert np.linalg.norm(slope - wanted) < 0.02 * np.linalg.norm(wanted)
 
 
+@pytest.mark.parametrize("rows, width, ids, counted", [(1, 32, 7, 1), (50, 64, 90, 0), (120, 64, 300, 50), (2500, 32, 97, 2300)])
+def test_cross_entropy_and_its_slopes_are_those_of_numpy(products, rows, width, ids, counted):
+    """Rows of more than one block, a vocabulary that is no multiple of a vector, and rows of which nothing is made."""
+    rng = np.random.default_rng(rows)
+    hidden, table = (rng.normal(size=shape).astype(np.float32) for shape in ((rows, width), (ids, width)))
+    targets, weights = rng.integers(0, ids, rows), np.zeros(rows, np.float32)
+    weights[rng.permutation(rows)[:counted]] = rng.random(counted)
+    total = lambda t, h: loss.total(t, h[None], jnp.asarray(targets)[None], jnp.asarray(weights)[None])
+    value, (table_slope, hidden_slope) = jax.jit(jax.value_and_grad(lambda t, h: total(t, h)[0], (0, 1)))(table, hidden)
+    alone, nats = jax.jit(total)(table, hidden)
+    hidden, table = rounded(hidden).astype(np.float64), rounded(table).astype(np.float64)
+    scores = hidden @ table.T
+    log_z = np.log(np.exp(scores).sum(1))
+    wanted = (log_z - scores[np.arange(rows), targets]) * (weights > 0)
+    np.testing.assert_allclose(nats[0], wanted, atol=1e-4)
+    np.testing.assert_allclose([value, alone], weights @ (wanted + loss.Z_LOSS * log_z**2), rtol=1e-5)
+    slope = np.exp(scores - log_z[:, None]) * (1 + 2 * loss.Z_LOSS * log_z)[:, None] - np.eye(ids)[targets]
+    slope = rounded((slope * weights[:, None]).astype(np.float32))
+    for got, right in ((table_slope, slope.T @ hidden), (hidden_slope, slope @ table)):
+        np.testing.assert_allclose(got, right, rtol=0, atol=2e-3 * np.abs(right).max() + 1e-12)
+
+
 @pytest.mark.parametrize("inner, cols", [(16, 1), (80, 33), (768, 1500)])
 def test_weights_in_8_bits_multiply_as_their_float32_do(inner, cols):
     if not shutil.which("c++"):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from gemini_mini import nn, parallel, vocab as vocabulary
+from gemini_mini import matmul, nn, parallel, vocab as vocabulary
 from gemini_mini.vocab import Vocab
 
 Z_LOSS = 1e-4  # pulls log Z to 0: logits cannot drift together (PaLM, arXiv 2204.02311, section 5)
@@ -37,6 +37,11 @@ def _on_one_device(embed, hidden, targets, weights):
 
 def _by_chunks(embed, hidden, targets, weights, with_gradient: bool):
     """((sum, nats), (gradient of embed, of hidden)); without it, None. What counts stands first, and the loop ends with it."""
+    if matmul.is_on() and hidden.shape[-1] % matmul.MULTIPLE == 0:
+        flat = hidden.reshape(-1, hidden.shape[-1]), embed, targets.reshape(-1), weights.reshape(-1)
+        nats, log_z, slopes = matmul.entropy(*flat, Z_LOSS, with_gradient)
+        found = jnp.sum(flat[-1] * (nats + Z_LOSS * log_z**2)), nats.reshape(targets.shape)
+        return found, (slopes[1], slopes[0].reshape(hidden.shape)) if with_gradient else None
     table = embed.T.astype(hidden.dtype)
     chunks = -(-targets.size // CHUNK)
     size = -(-targets.size // chunks)
