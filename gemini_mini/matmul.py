@@ -37,7 +37,7 @@ _library: Library = "xla"
 
 
 def use(library: Library) -> str:
-    """Whose products programs have that are traced from now on in this process; says by which of KINDS they are made, or "xla".
+    """Whose products programs have that are traced from now on in this process; says "xla", or by which of KINDS, made of what.
 
     Raises: InputError where a compiler, or what the CPU should have, is missing.
     """
@@ -51,7 +51,7 @@ def use(library: Library) -> str:
     if library != _library:
         jax.clear_caches()  # what was traced with the other's
     _library = library
-    return made_by
+    return made_by if library == "xla" else f"{made_by} {_made_of()[:8]}"
 
 
 def open_narrow(flag: str) -> bool:
@@ -171,18 +171,28 @@ def _register_narrow() -> None:
 
 
 @functools.cache
+def _made_of() -> str:
+    """SOURCES, the compiler and the CPU, in short."""
+    cpu = next((line for line in cpu_info().splitlines() if line.startswith("flags")), platform.processor())
+    version = subprocess.run([_compiler(), "--version"], capture_output=True).stdout  # an older one may know less of the CPU
+    return files.hash_bytes(*(source.read_bytes() for source in SOURCES), jax.__version__.encode(), cpu.encode(), version)
+
+
+def _compiler() -> str:
+    found = shutil.which("c++") or shutil.which("g++")
+    if not found:
+        raise errors.InputError("run.products and --eight-bit need a C++ compiler (apt install g++); do without them, or install one")
+    return found
+
+
+@functools.cache
 def _compiled() -> ctypes.CDLL:
     """SOURCES for this CPU, compiled once and kept by what they are made of."""
-    cpu = next((line for line in cpu_info().splitlines() if line.startswith("flags")), platform.processor())
-    compiler = shutil.which("c++") or shutil.which("g++")
-    if not compiler:
-        raise errors.InputError("run.products and --eight-bit need a C++ compiler (apt install g++); do without them, or install one")
-    version = subprocess.run([compiler, "--version"], capture_output=True).stdout  # an older one may know less of the CPU
-    path = files.CACHE / f"matmul-{files.hash_bytes(*(source.read_bytes() for source in SOURCES), jax.__version__.encode(), cpu.encode(), version)}.so"
+    path = files.CACHE / f"matmul-{_made_of()}.so"
     if not path.is_file():
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / path.name
-            command = [compiler, "-O3", "-march=native", "-w", "-std=c++17", "-shared", "-fPIC", f"-I{jax.ffi.include_dir()}",
+            command = [_compiler(), "-O3", "-march=native", "-w", "-std=c++17", "-shared", "-fPIC", f"-I{jax.ffi.include_dir()}",
                        *(str(source) for source in SOURCES if source.suffix == ".cc"), "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:

@@ -210,8 +210,21 @@ def test_the_faster_kind_is_taken_and_the_other_where_it_cannot_be_had(monkeypat
         asked = []
         monkeypatch.setattr(matmul, "open_narrow", lambda flag: asked.append(flag) or flag in can)
         monkeypatch.setattr(matmul, "_library", "xla")
-        assert matmul.use("bfloat16") == wanted[-1]
+        assert matmul.use("bfloat16") == f"{wanted[-1]} {matmul._made_of()[:8]}"
         assert asked == wanted and matmul.is_on()
+
+
+def test_a_run_says_of_which_source_its_products_are(monkeypatch, tmp_path):
+    if not shutil.which("c++"):
+        pytest.skip("needs a C++ compiler")
+    says = matmul._made_of.__wrapped__
+    other = tmp_path / "matmul.cc"
+    other.write_bytes(matmul.SOURCES[0].read_bytes())
+    before = says()
+    monkeypatch.setattr(matmul, "SOURCES", [other, *matmul.SOURCES[1:]])
+    assert says() == before
+    other.write_bytes(other.read_bytes() + b" ")
+    assert says() != before
 
 
 def test_several_devices_have_the_products_of_xla(monkeypatch):
