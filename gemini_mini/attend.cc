@@ -72,7 +72,7 @@ void forward(const Tile& tile, const Head& head, float* out, float* lse) {
     std::fill_n(total, kBlock, 0.0f);
     for (int64_t j = 0; j < head.keys / kBlock; ++j) {
       if (!head.meet(i, j)) continue;
-      multiply(tile, kBlock, kBlock, half, (const Pair*)(head.k + j * kBlock * size), half, queries.data(), half, scores, kBlock, false);
+      multiply(tile, kBlock, kBlock, half, as_pairs(head.k + j * kBlock * size), half, queries.data(), half, scores, kBlock, false);
       const __m512 hidden = _mm512_set1_ps(kHidden);
       __m512 most[kAcross], sum[kAcross];
       for (int c = 0; c < kAcross; ++c) most[c] = _mm512_load_ps(top + 16 * c);
@@ -139,8 +139,8 @@ void backward(const Tile& tile, const Head& head, const uint16_t* grad, const fl
     std::fill_n(dv, kBlock * size, 0.0f);
     for (int64_t i = 0; i < blocks; ++i) {
       if (!head.meet(i, j)) continue;
-      multiply(tile, kBlock, kBlock, half, (const Pair*)k, half, &queries[i * step], half, scores, kBlock, false);
-      multiply(tile, kBlock, kBlock, half, (const Pair*)v, half, &grads[i * step], half, slopes, kBlock, false);
+      multiply(tile, kBlock, kBlock, half, as_pairs(k), half, &queries[i * step], half, scores, kBlock, false);
+      multiply(tile, kBlock, kBlock, half, as_pairs(v), half, &grads[i * step], half, slopes, kBlock, false);
       __m512 sum[kAcross], middle[kAcross];
       for (int c = 0; c < kAcross; ++c) {
         sum[c] = _mm512_loadu_ps(lse + i * kBlock + 16 * c);
@@ -155,8 +155,8 @@ void backward(const Tile& tile, const Head& head, const uint16_t* grad, const fl
           store_narrow(weight, weights + at);
           store_narrow(_mm512_mul_ps(weight, _mm512_sub_ps(_mm512_load_ps(slopes + at), middle[c])), changes + at);
         }
-      multiply(tile, kBlock, size, kPairs, (const Pair*)weights, kPairs, &grad_columns[i * step], kPairs, dv, size, true);
-      multiply(tile, kBlock, size, kPairs, (const Pair*)changes, kPairs, &query_columns[i * step], kPairs, dk, size, true);
+      multiply(tile, kBlock, size, kPairs, as_pairs(weights), kPairs, &grad_columns[i * step], kPairs, dv, size, true);
+      multiply(tile, kBlock, size, kPairs, as_pairs(changes), kPairs, &query_columns[i * step], kPairs, dk, size, true);
       lay_rows(changes, kBlock, false, kBlock, kPairs, turned, kPairs);
       multiply(tile, kBlock, size, kPairs, turned, kPairs, keys.data(), kPairs, dq + i * kBlock * size, size, true);
     }
@@ -167,7 +167,7 @@ void backward(const Tile& tile, const Head& head, const uint16_t* grad, const fl
 template <typename Part>
 ffi::Error each_head(ffi::ThreadPool& pool, const Narrow& q, const Narrow& k, const Narrow& v, const Ids& q_segments, const Ids& k_segments,
                      bool causal, Part part) {
-  if (kind == Kind::kNone) return ffi::Error(ffi::ErrorCode::kFailedPrecondition, "products: none are open");
+  if (kind == Kind::kNone) return refused();
   const auto shape = q.dimensions(), of_keys = k.dimensions();
   if (shape[1] % of_keys[1])
     return ffi::Error(ffi::ErrorCode::kInvalidArgument, "products: query heads must be a multiple of key heads");

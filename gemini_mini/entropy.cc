@@ -14,7 +14,7 @@ using Made = ffi::ResultBuffer<ffi::F32>;
 
 #ifdef __AVX512BF16__
 constexpr int64_t kRows = 512, kSlice = 128;  // of a block: what stands at once stays in the second cache
-constexpr int64_t kParts = 4;                 // of the rows, whose sums for the table stand apart: as many on every machine
+constexpr int64_t kParts = 4;                 // of the rows, whose sums for the table stand apart: as many on every machine (matmul.PARTS)
 constexpr float kHidden = -1e30f;
 
 // hidden [rows, width] against table [ids, width], of which the first `vocabulary` are meant. `width` and `ids` are multiples of 32.
@@ -62,6 +62,7 @@ struct Block {
     static thread_local std::vector<float> found(kRows);
     std::fill(top.begin(), top.end(), _mm512_set1_ps(kHidden));
     std::fill(total.begin(), total.end(), _mm512_setzero_ps());
+    std::fill(found.begin(), found.end(), NAN);  // of a target that is none
     for (int64_t id = 0; id < all.ids; id += kSlice) {
       multiply_slice(tile, id);
       const int64_t end = id + all.slice(id);
@@ -72,7 +73,7 @@ struct Block {
         for (int64_t i = id; i < end; i += 16) sum = _mm512_add_ps(sum, exponential(_mm512_sub_ps(read(r, id, i), most)));
         top[r] = most, total[r] = sum;
         const int64_t target = all.targets[rows[r]] - id;
-        if (target >= 0 && target < kSlice) found[r] = scores[r * kSlice + target];
+        if (target >= 0 && target < std::min(kSlice, all.vocabulary - id)) found[r] = scores[r * kSlice + target];
       }
     }
     for (int64_t r = 0; r < size; ++r) {
@@ -106,11 +107,9 @@ bool fits(const Narrow& hidden, const Narrow& table) {
   return kind != Kind::kNone && hidden.dimensions()[1] % 32 == 0 && table.dimensions()[0] % 32 == 0;
 }
 
-ffi::Error refused() { return ffi::Error(ffi::ErrorCode::kFailedPrecondition, "products: none are open, or an axis is no multiple of 32"); }
-
 // Of each row that counts the nats of its target and the logarithm of the sum of e^score; of others 0.
 ffi::Error Entropy(ffi::ThreadPool pool, Narrow hidden, Narrow table, ffi::Buffer<ffi::S32> targets, Wide weights, Made nats, Made log_z,
-                   int64_t vocabulary, float) {
+                   int64_t vocabulary) {
   if (!fits(hidden, table)) return refused();
   const Scores all(pool, hidden, table, targets, weights, vocabulary);
   for (auto made : {nats, log_z}) std::fill_n(made->typed_data(), made->element_count(), 0.0f);
@@ -122,7 +121,7 @@ ffi::Error Entropy(ffi::ThreadPool pool, Narrow hidden, Narrow table, ffi::Buffe
 // That, and the gradients of hidden, and of the table by parts of the rows [kParts, ...], of the sum of weights * (nats + z * log_z^2).
 ffi::Error EntropyBack(ffi::ThreadPool pool, Narrow hidden, Narrow table, ffi::Buffer<ffi::S32> targets, Wide weights, Made nats, Made log_z,
                        Made dhidden, Made dtable, int64_t vocabulary, float z) {
-  if (!fits(hidden, table)) return refused();
+  if (!fits(hidden, table) || dtable->dimensions()[0] != kParts) return refused();
   const Scores all(pool, hidden, table, targets, weights, vocabulary);
   const Columns back(pool, all.table, all.width, false, all.width, all.ids / 2);
   for (auto made : {nats, log_z, dhidden}) std::fill_n(made->typed_data(), made->element_count(), 0.0f);
@@ -169,7 +168,7 @@ ffi::Error EntropyBack(ffi::ThreadPool pool, Narrow hidden, Narrow table, ffi::B
 #ifdef __AVX512BF16__
 XLA_FFI_DEFINE_HANDLER_SYMBOL(entropy, Entropy,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Narrow>().Arg<Narrow>().Arg<ffi::Buffer<ffi::S32>>().Arg<Wide>()
-                                  .Ret<Wide>().Ret<Wide>().Attr<int64_t>("vocabulary").Attr<float>("z"));
+                                  .Ret<Wide>().Ret<Wide>().Attr<int64_t>("vocabulary"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(entropy_back, EntropyBack,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Narrow>().Arg<Narrow>().Arg<ffi::Buffer<ffi::S32>>().Arg<Wide>()
                                   .Ret<Wide>().Ret<Wide>().Ret<Wide>().Ret<Wide>().Attr<int64_t>("vocabulary").Attr<float>("z"));

@@ -6,12 +6,12 @@
 
 namespace {
 
-using Wide = ffi::ResultBuffer<ffi::F32>;
 using Narrow = ffi::Buffer<ffi::BF16>;
+using Made = ffi::ResultBuffer<ffi::F32>;
 
 #ifdef __AVX512BF16__
 constexpr int64_t kRows = 256, kSlice = 128;  // of a block: what stands at once stays in the second cache
-constexpr int64_t kParts = 4;                 // of the rows, whose sums for the weights stand apart: as many on every machine
+constexpr int64_t kParts = 4;                 // of the rows, whose sums for the weights stand apart: as many on every machine (matmul.PARTS)
 
 struct Gelu {
   __m512 value, slope;
@@ -37,17 +37,18 @@ struct Layer {
   bool fits() const { return kind != Kind::kNone && rows % 32 == 0 && width % 32 == 0 && hidden % 32 == 0; }
 };
 
-ffi::Error Gated(ffi::ThreadPool pool, Narrow x, Narrow gate_weights, Narrow up_weights, Narrow down_weights, Wide y) {
+ffi::Error Gated(ffi::ThreadPool pool, Narrow x, Narrow gate_weights, Narrow up_weights, Narrow down_weights, Made y) {
   const Layer layer(x, gate_weights, up_weights, down_weights);
-  if (!layer.fits()) return ffi::Error(ffi::ErrorCode::kFailedPrecondition, "products: none are open, or an axis is no multiple of 32");
+  if (!layer.fits()) return refused();
   const int64_t width = layer.width, hidden = layer.hidden;
   const Columns gates(pool, layer.gate, hidden, false, hidden, width / 2), ups(pool, layer.up, hidden, false, hidden, width / 2);
   const Columns downs(pool, layer.down, width, false, width, hidden / 2);
   float* out = y->typed_data();
-  in_parts(pool, layer.rows, kRows, [&](int64_t row) {
+  const int64_t step = std::clamp<int64_t>((layer.rows / 32 + pool.num_threads() - 1) / pool.num_threads() * 32, 32, kRows);
+  in_parts(pool, layer.rows, step, [&](int64_t row) {
     static thread_local std::vector<float> gate(kRows * kSlice), up(kRows * kSlice);
     static thread_local std::vector<uint16_t> both(kRows * kSlice);
-    const int64_t rows = std::min(kRows, layer.rows - row);
+    const int64_t rows = std::min(step, layer.rows - row);
     const Pair* in = as_pairs(layer.x + row * width);
     with_tiles([&](const auto& tile) {
       for (int64_t s = 0; s < hidden; s += kSlice) {
@@ -64,10 +65,10 @@ ffi::Error Gated(ffi::ThreadPool pool, Narrow x, Narrow gate_weights, Narrow up_
 }
 
 // The gradients of x, and of the weights by parts of the rows [kParts, ...], given that of y.
-ffi::Error GatedBack(ffi::ThreadPool pool, Narrow x, Narrow gate_weights, Narrow up_weights, Narrow down_weights, Narrow grad, Wide dx, Wide dgate,
-                     Wide dup, Wide ddown) {
+ffi::Error GatedBack(ffi::ThreadPool pool, Narrow x, Narrow gate_weights, Narrow up_weights, Narrow down_weights, Narrow grad, Made dx, Made dgate,
+                     Made dup, Made ddown) {
   const Layer layer(x, gate_weights, up_weights, down_weights);
-  if (!layer.fits()) return ffi::Error(ffi::ErrorCode::kFailedPrecondition, "products: none are open, or an axis is no multiple of 32");
+  if (!layer.fits() || dgate->dimensions()[0] != kParts) return refused();
   const int64_t width = layer.width, hidden = layer.hidden;
   const Columns gates(pool, layer.gate, hidden, false, hidden, width / 2), ups(pool, layer.up, hidden, false, hidden, width / 2);
   const Columns downs(pool, layer.down, width, true, hidden, width / 2);  // turned, as are the next two

@@ -40,7 +40,7 @@ void product(const Tile& tile, bool turn_x, bool turn_w, int64_t rows, int64_t c
 // The longer side is cut.
 ffi::Error Narrow(ffi::ThreadPool pool, ffi::Buffer<ffi::BF16> x, ffi::Buffer<ffi::BF16> w, ffi::ResultBuffer<ffi::F32> y,
                   bool turn_x, bool turn_w) {
-  if (kind == Kind::kNone) return ffi::Error(ffi::ErrorCode::kFailedPrecondition, "products: none are open");
+  if (kind == Kind::kNone) return refused();
   const auto x_shape = x.dimensions(), w_shape = w.dimensions(), y_shape = y->dimensions();
   const int rows = y_shape[0], cols = y_shape[1], inner = x_shape[turn_x ? 0 : 1], x_stride = x_shape[1], w_stride = w_shape[1];
   const uint16_t *left = begin(x), *right = begin(w);

@@ -6,7 +6,9 @@
 In the first, weights and activations stay float32. What is multiplied is rounded to bfloat16 and summed in float32, which
 is also what a TPU does with float32 products unless told otherwise. The products are in matmul.cc: oneMKL, which has them for
 matrix units, took up to twice as long for our shapes (EXPERIMENTS.md), and no library that pip installs alone has them for an AMD.
-Attention is in attend.cc, whole: its scores never leave the caches (model/flash.py).
+What would be written to memory between two products, and takes longer there than they do, never leaves the caches: attention
+(attend.cc, model/flash.py), the MLP (gated.cc) and the loss over the vocabulary (entropy.cc) are functions of their own; so is
+Muon's Newton-Schulz (orthogonal.cc), of matrices so small that starting their products takes longer than making them.
 The second is for decoding, where every token reads all weights: quant.py makes them. Where the CPU multiplies whole numbers
 (avx512_vnni) its activations are rounded to some 15 bits.
 """
@@ -17,6 +19,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +34,8 @@ Library = Literal["xla", "bfloat16"]
 KINDS = {"amx_bf16": "open_units", "avx512_bf16": "open_vectors"}  # as Linux names what a CPU has, the faster first; of matmul.cc
 UNIT = 16  # numbers of a vector in matmul.cc
 MULTIPLE, PARTS = 32, 4  # of the axes of `gated` and `entropy`, and of the rows for whose parts they sum the weights' gradients
-SOURCES = [Path(__file__).with_name(name) for name in ("matmul.cc", "attend.cc", "gated.cc", "entropy.cc", "tiles.h")]
+HANDLERS = "narrow", "attend", "attend_back", "gated", "gated_back", "entropy", "entropy_back", "orthogonal"
+SOURCES = [Path(__file__).with_name(name) for name in ("matmul.cc", "attend.cc", "gated.cc", "entropy.cc", "orthogonal.cc", "tiles.h")]
 NARROW = jnp.bfloat16
 _library: Library = "xla"
 
@@ -70,7 +74,7 @@ def is_on() -> bool:
 def coded(x: Float[Array, "*B D"], codes: Int8[Array, "F D"], scale: Float[Array, "F"]) -> Float[Array, "*B F"]:
     """`x @ (codes * scale).T`, of float32 `x`. D must be a multiple of UNIT; `load_coded` comes first."""
     rows = x.reshape(-1, x.shape[-1])
-    call = jax.ffi.ffi_call("gemini_mini_coded", _floats((len(rows), len(codes))))
+    call = jax.ffi.ffi_call("gemini_mini_coded", floats((len(rows), len(codes))))
     return call(rows, codes, scale).reshape(*x.shape[:-1], -1)
 
 
@@ -114,15 +118,23 @@ def entropy(
     And, `with_slopes`, the gradients of hidden and table of the sum of weights * (nats + z * log_z^2). D must be a multiple of `MULTIPLE`.
     """
     size, given = len(table), (hidden.astype(NARROW), *_rounded(table), targets, weights)
-    attributes, of_rows = dict(vocabulary=size, z=np.float32(z)), [_floats(targets.shape)] * 2
+    of_rows = [floats(targets.shape)] * 2
     if not with_slopes:
-        return *jax.ffi.ffi_call("gemini_mini_entropy", of_rows)(*given, **attributes), None
-    call = jax.ffi.ffi_call("gemini_mini_entropy_back", [*of_rows, _floats(hidden.shape), _floats((PARTS, *given[1].shape))])
-    nats, log_z, slopes, by_part = call(*given, **attributes)
+        return *jax.ffi.ffi_call("gemini_mini_entropy", of_rows)(*given, vocabulary=size), None
+    call = jax.ffi.ffi_call("gemini_mini_entropy_back", [*of_rows, floats(hidden.shape), floats((PARTS, *given[1].shape))])
+    nats, log_z, slopes, by_part = call(*given, vocabulary=size, z=np.float32(z))
     return nats, log_z, (slopes, sum(by_part)[:size])
 
 
-def _floats(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+def newton_schulz(matrices: Sequence[Float[Array, "_ _"]], steps: int, first: float, third: float, fifth: float) -> list[Array]:
+    """Each x `steps` times `first x + (third s + fifth s s) x` with `s = x x'`; all in one call, whose threads take one after another."""
+    given = [jnp.pad(x, [(0, -size % MULTIPLE) for size in x.shape]) for x in matrices]
+    call = jax.ffi.ffi_call("gemini_mini_orthogonal", [floats(x.shape) for x in given])
+    made = call(*given, steps=steps, **{name: np.float32(value) for name, value in dict(first=first, third=third, fifth=fifth).items()})
+    return [x[: like.shape[0], : like.shape[1]] for x, like in zip(made, matrices, strict=True)]
+
+
+def floats(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
@@ -131,7 +143,7 @@ def _rounded(x: Array, *others: Array) -> tuple[Array, ...]:
 
 
 def _gated(x: Array, *weights: Array) -> Array:
-    return jax.ffi.ffi_call("gemini_mini_gated", _floats(x.shape))(x, *weights)
+    return jax.ffi.ffi_call("gemini_mini_gated", floats(x.shape))(x, *weights)
 
 
 def _gated_forward(x, *weights):
@@ -141,7 +153,7 @@ def _gated_forward(x, *weights):
 
 def _gated_backward(given, grad):
     x, *weights = given
-    call = jax.ffi.ffi_call("gemini_mini_gated_back", [_floats(x.shape), *(_floats((PARTS, *w.shape)) for w in weights)])
+    call = jax.ffi.ffi_call("gemini_mini_gated_back", [floats(x.shape), *(floats((PARTS, *w.shape)) for w in weights)])
     dx, *sums = call(*given, *_rounded(grad))
     return dx[: len(grad)], *(sum(each) for each in sums)  # one after another: XLA's own sum over them takes half as long as all products
 
@@ -154,7 +166,7 @@ def _call(x: Array, w: Array, turn_x: bool = False, turn_w: bool = False) -> Arr
         more = lambda a, first: jnp.pad(a, [(0, int(first)), (0, int(not first))])
         x, w = more(x, turn_x), more(w, not turn_w)
     shape = x.shape[1 if turn_x else 0], w.shape[0 if turn_w else 1]
-    call = jax.ffi.ffi_call("gemini_mini_narrow", _floats(shape))
+    call = jax.ffi.ffi_call("gemini_mini_narrow", floats(shape))
     return call(x, w, turn_x=np.bool_(turn_x), turn_w=np.bool_(turn_w))
 
 
@@ -166,7 +178,7 @@ def cpu_info() -> str:
 
 @functools.cache
 def _register_narrow() -> None:
-    for name in ("narrow", "attend", "attend_back", "gated", "gated_back", "entropy", "entropy_back"):
+    for name in HANDLERS:
         jax.ffi.register_ffi_target(f"gemini_mini_{name}", jax.ffi.pycapsule(getattr(_compiled(), name)), platform="cpu")
 
 

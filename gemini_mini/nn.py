@@ -120,8 +120,10 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         weights = [w[...] for w in (self.gate, self.up, self.down)]
-        if matmul.is_on() and not any(size % matmul.MULTIPLE for size in self.gate.shape):
-            return matmul.gated(x.reshape(-1, x.shape[-1]).astype(jnp.float32), *weights).reshape(x.shape).astype(x.dtype)
+        is_coded = isinstance(weights[0], quant.Codes)
+        if matmul.is_on() and not is_coded and not any(size % matmul.MULTIPLE for size in weights[0].shape):
+            given = (a.astype(jnp.float32) for a in (x.reshape(-1, x.shape[-1]), *weights))
+            return matmul.gated(*given).reshape(x.shape).astype(x.dtype)
         return linear(jax.nn.gelu(linear(x, self.gate)) * linear(x, self.up), self.down)
 
 

@@ -1,4 +1,4 @@
-// What matmul.cc and attend.cc share: tiles of products in bfloat16, by a CPU's matrix units (AMX) or by its vectors, and threads.
+// What the other files share: tiles of products in bfloat16, by a CPU's matrix units (AMX) or by its vectors, and threads.
 
 #pragma once
 
@@ -237,6 +237,10 @@ void in_parts(ffi::ThreadPool& pool, int size, int step, Part part) {
   take();
   std::unique_lock<std::mutex> lock(work->mutex);
   work->all.wait(lock, [&] { return work->done == parts; });
+}
+
+inline ffi::Error refused() {
+  return ffi::Error(ffi::ErrorCode::kFailedPrecondition, "products: none are open, or an axis has not the size it must have");
 }
 
 inline const uint16_t* begin(const ffi::Buffer<ffi::BF16>& buffer) { return reinterpret_cast<const uint16_t*>(buffer.untyped_data()); }

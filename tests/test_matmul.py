@@ -16,7 +16,7 @@ from flax import nnx
 
 import test_ring
 from gemini_mini import errors, matmul, nn, parallel, quant, replay
-from gemini_mini.model import attention, flash, ring
+from gemini_mini.model import attention, decoder, flash, ring
 from gemini_mini.train import loop, loss, optim, setup, trace
 
 @pytest.fixture(params=matmul.KINDS)
@@ -56,6 +56,7 @@ def test_a_gated_mlp_and_its_slopes_are_those_of_numpy(products, rows, width, hi
     layer = nn.MLP(width, hidden, nnx.Rngs(0))
     mlp = lambda x, *weights: nn.with_weights(layer, dict(zip(("gate", "up", "down"), weights, strict=True)))(x)
     made, pull = jax.vjp(jax.jit(mlp), x, gate, up, down)
+    assert "gemini_mini_gated" in str(jax.make_jaxpr(mlp)(x, gate, up, down))
     x, gate, up, down, slope = (rounded(a).astype(np.float64) for a in (x, gate, up, down, grad))
     gates, ups, back = x @ gate, x @ up, slope @ down.T
     bell = np.exp(-2 * np.sqrt(2 / np.pi) * (gates + 0.044715 * gates**3))
@@ -118,11 +119,16 @@ def test_many_products_at_once_are_each_right(products):
     """Parts of several products stand in the same queue of threads; none may wait for another for ever."""
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(12, 160, 64)).astype(np.float32), rng.normal(size=(12, 64, 128)).astype(np.float32)
-    many = jax.jit(lambda x, w: [nn.product(*pair) for pair in zip(x, w)])
+    mlp, targets = nn.MLP(64, 96, nnx.Rngs(0)), jnp.asarray(rng.integers(0, 128, (1, 160)))
+    def others(x, w):
+        of_loss = jax.grad(lambda x, w: loss.total(w.T, x[None], targets, jnp.ones((1, 160)))[0], (0, 1))(x, w)
+        return *of_loss, *jax.tree.leaves(jax.grad(lambda mlp: mlp(x).sum())(mlp))
+    many = jax.jit(lambda x, w: ([nn.product(*pair) for pair in zip(x, w)], [others(*pair) for pair in zip(x[:3], w)]))
     first = many(x, w)
     for _ in range(20):
-        assert all((a == b).all() for a, b in zip(many(x, w), first)), "the same bits, whoever made them"
-    np.testing.assert_allclose(first, rounded(x) @ rounded(w), rtol=1e-4, atol=1e-3)
+        same = jax.tree.map(lambda a, b: (a == b).all(), many(x, w), first)
+        assert all(jax.tree.leaves(same)), "the same bits, whoever made them"
+    np.testing.assert_allclose(first[0], rounded(x) @ rounded(w), rtol=1e-4, atol=1e-3)
 
 
 def test_the_loss_and_its_gradient_are_near_those_of_xla(products):
@@ -159,6 +165,58 @@ def test_cross_entropy_and_its_slopes_are_those_of_numpy(products, rows, width, 
     slope = rounded((slope * weights[:, None]).astype(np.float32))
     for got, right in ((table_slope, slope.T @ hidden), (hidden_slope, slope @ table)):
         np.testing.assert_allclose(got, right, rtol=0, atol=2e-3 * np.abs(right).max() + 1e-12)
+
+
+def test_many_matrices_become_orthogonal_at_once(products):
+    rng = np.random.default_rng(0)
+    given = {str(shape): rng.normal(size=shape).astype(np.float32) for shape in ((32, 64), (40, 100), (128, 7), (96, 96), (1, 50))}
+    given = {name: x / np.linalg.norm(x) for name, x in given.items()}
+    made = jax.jit(optim.orthogonal)(jax.tree.map(jnp.asarray, given))
+    for name, x in given.items():
+        is_tall = x.shape[0] > x.shape[1]
+        x = x.T if is_tall else x
+        for _ in range(5):
+            square = rounded(x) @ rounded(x).T
+            x = 3.4445 * x + rounded(-4.7750 * square + 2.0315 * (rounded(square) @ rounded(square))) @ rounded(x)
+        wanted = 0.2 * np.sqrt(x.shape[1]) * x
+        assert np.linalg.norm(made[name] - (wanted.T if is_tall else wanted)) < 0.01 * np.linalg.norm(wanted)
+
+
+def test_a_loss_of_no_number_is_none_and_rows_that_do_not_count_have_no_part(products):
+    hidden, table = np.random.default_rng(0).normal(size=(2, 64, 32)).astype(np.float32)
+    table, targets, weights = table[:40], np.arange(64) % 40, np.ones(64, np.float32)
+    hidden[3], weights[3] = np.nan, 0
+    def check(targets, weights, has_number):
+        given = table, hidden[None], jnp.asarray(targets, jnp.int32)[None], jnp.asarray(weights)[None]
+        value, slopes = jax.jit(jax.value_and_grad(lambda *args: loss.total(*args)[0], (0, 1)))(*given)
+        assert np.isfinite(value) == has_number
+        return slopes
+    table_slope, hidden_slope = check(targets, weights, True)
+    assert np.isfinite(table_slope).all() and not hidden_slope[0, 3].any() and np.abs(hidden_slope).sum(-1).astype(bool).sum() == 63
+    check(targets, np.ones(64, np.float32), False)
+    for none in (-1, 40, 63, 64, 1000):  # of a table that is padded to 64
+        check(np.where(np.arange(64) == 9, none, targets), weights, False)
+
+
+def test_a_decoder_in_bfloat16_learns_with_them(products):
+    """Slopes have the type of what they are of."""
+    module = decoder.Decoder(decoder.DecoderConfig(64, depth=2, aspect=16, head_dim=16, dtype="bfloat16", scan=True, shortcuts=True), nnx.Rngs(0))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 64, (2, 32)))
+    def value(module):
+        hidden = module(tokens, jnp.arange(32)[None].repeat(2, 0), jnp.ones((2, 32), jnp.int32))
+        return loss.total(module.embed[...], hidden, tokens, jnp.ones((2, 32)))[0]
+    slopes = nn.weights(jax.jit(jax.grad(value))(module))
+    matmul._library = "xla"
+    wanted = nn.weights(jax.jit(jax.grad(value))(module))
+    for name, slope in slopes.items():
+        assert np.linalg.norm(slope - wanted[name]) < 0.05 * np.linalg.norm(wanted[name]), name
+
+
+def test_weights_in_8_bits_go_their_own_way(products):
+    matmul.load_coded()
+    mlp, x = nn.MLP(64, 96, nnx.Rngs(0)), jnp.asarray(np.random.default_rng(0).normal(size=(5, 64)), jnp.float32)
+    coded, whole = jax.jit(lambda m: m(x))(nn.eight_bit(mlp)), jax.jit(lambda m: m(x))(mlp)
+    assert 0 < np.linalg.norm(coded - whole) < 0.03 * np.linalg.norm(whole)
 
 
 @pytest.mark.parametrize("inner, cols", [(16, 1), (80, 33), (768, 1500)])

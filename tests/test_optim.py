@@ -55,9 +55,9 @@ def test_one_program_serves_runs_of_every_length():
 
 def test_a_matrix_becomes_near_orthogonal_and_keeps_its_directions():
     matrix = np.random.default_rng(1).normal(size=(24, 64)).astype(np.float32)
-    made = np.asarray(optim.orthogonal(jnp.asarray(matrix / np.linalg.norm(matrix)))) / (0.2 * np.sqrt(64))
+    made = np.asarray(optim.orthogonal({'': jnp.asarray(matrix / np.linalg.norm(matrix))})['']) / (0.2 * np.sqrt(64))
     left, _, right = np.linalg.svd(matrix, full_matrices=False)
     inner = left.T @ made @ right.T
     assert np.all((0.6 < np.diag(inner)) & (np.diag(inner) < 1.3))
     np.testing.assert_allclose(inner - np.diag(np.diag(inner)), 0, atol=1e-4)
-    np.testing.assert_allclose(optim.orthogonal(jnp.asarray(matrix.T / np.linalg.norm(matrix))).T / (0.2 * np.sqrt(64)), made, atol=1e-5)
+    np.testing.assert_allclose(optim.orthogonal({'': jnp.asarray(matrix.T / np.linalg.norm(matrix))})[''].T / (0.2 * np.sqrt(64)), made, atol=1e-5)

@@ -382,6 +382,8 @@ def test_a_run_begins_with_the_weights_of_another(trained, world, tmp_path):
     assert inputs.items() > task.inputs().items() and changed.inputs() != inputs, "a run is of the weights it began with"
     with pytest.raises(errors.InputError, match="must have shape"):
         dataclasses.replace(longer, model=dataclasses.replace(task.model, aspect=64)).init(nnx.Rngs(1))
+    with pytest.raises(errors.InputError, match="task.model.key_offset: must be that of task.start_from=.*, False, got True"):
+        dataclasses.replace(longer, model=dataclasses.replace(longer.model, key_offset=True)).inputs()
     with pytest.raises(errors.InputError, match="no such file"):
         dataclasses.replace(longer, start_from=str(tmp_path)).init(nnx.Rngs(1))
 

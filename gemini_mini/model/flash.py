@@ -25,7 +25,7 @@ class Flash:
         """See ring.Kernel."""
         inputs = _inputs(queries, keys)
         shape = inputs[0].shape
-        call = jax.ffi.ffi_call("gemini_mini_attend", [_floats(shape), _floats(shape[:3])])
+        call = jax.ffi.ffi_call("gemini_mini_attend", [matmul.floats(shape), matmul.floats(shape[:3])])
         out, lse = call(*inputs, causal=np.bool_(causal))
         length, size = queries.q.shape[2:]
         return out[:, :, :length, :size].astype(queries.q.dtype), lse[:, :, :length]
@@ -37,7 +37,7 @@ class Flash:
         mean = (given.astype(jnp.float32) * _padded(out.astype(jnp.float32))).sum(-1)  # of the weights' gradients, of what is multiplied
         lse = jnp.pad(lse, [(0, 0), (0, 0), (0, mean.shape[2] - lse.shape[2])])
         of_keys = (*q.shape[:2], *k.shape[2:])  # of each query head: they are summed here
-        call = jax.ffi.ffi_call("gemini_mini_attend_back", [_floats(q.shape), _floats(of_keys), _floats(of_keys)])
+        call = jax.ffi.ffi_call("gemini_mini_attend_back", [matmul.floats(q.shape), matmul.floats(of_keys), matmul.floats(of_keys)])
         slopes = call(q, k, *others, given, lse, mean, causal=np.bool_(causal))
         dq, dk, dv = (x[:, :, : like.shape[2], : like.shape[3]] for x, like in zip(slopes, (queries.q, keys.k, keys.v), strict=True))
         grouped = lambda x: x.reshape(x.shape[0], k.shape[1], -1, *x.shape[2:]).sum(2)
@@ -51,7 +51,3 @@ def _inputs(queries: ring.Queries, keys: ring.Keys) -> tuple[Array, ...]:
 
 def _padded(x: Array) -> Array:
     return jnp.pad(x, [(0, 0), (0, 0), (0, -x.shape[2] % BLOCK), (0, -x.shape[3] % UNIT)])
-
-
-def _floats(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.float32)

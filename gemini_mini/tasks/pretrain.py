@@ -70,9 +70,13 @@ class Pretrain:
 
     @cached_property
     def first_weights(self) -> dict[str, np.ndarray]:
-        """The weights of `start_from`. Raises: InputError when it is not finished, or reads another vocabulary."""
+        """The weights of `start_from`. Raises: InputError when it is not finished, reads another vocabulary, or reads its weights otherwise."""
         arrays, meta = files.load_arrays(Path(self.start_from) / "model.safetensors")
         vocabulary.check(meta["vocabulary"], self.vocab.fingerprint, self.start_from)
+        theirs = files.read_json(Path(self.start_from) / "run.json")["settings"]["task"]["model"]
+        for name in ("head_dim", "kv_heads", "key_offset"):  # of which the shapes of weights say nothing
+            if (there := theirs.get(name, False)) != (here := getattr(self.model, name)):
+                raise errors.InputError(f"task.model.{name}: must be that of task.start_from={self.start_from}, {there}, got {here}")
         return arrays
 
     def inputs(self) -> dict:

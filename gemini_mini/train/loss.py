@@ -32,16 +32,21 @@ def total(
 
 @jax.custom_vjp
 def _on_one_device(embed, hidden, targets, weights):
-    return _by_chunks(embed, hidden, targets, weights, False)[0]
+    return _made(embed, hidden, targets, weights, False)[0]
+
+
+def _made(embed, hidden, targets, weights, with_gradient: bool):
+    """((sum, nats), (gradient of embed, of hidden)); without it, None."""
+    if not matmul.is_on() or hidden.shape[-1] % matmul.MULTIPLE:
+        return _by_chunks(embed, hidden, targets, weights, with_gradient)
+    flat = hidden.reshape(-1, hidden.shape[-1]), embed, targets.reshape(-1), weights.reshape(-1)
+    nats, log_z, slopes = matmul.entropy(*flat, Z_LOSS, with_gradient)
+    found = jnp.sum(flat[-1] * (nats + Z_LOSS * log_z**2)), nats.reshape(targets.shape)
+    return found, (slopes[1], slopes[0].reshape(hidden.shape).astype(hidden.dtype)) if with_gradient else None
 
 
 def _by_chunks(embed, hidden, targets, weights, with_gradient: bool):
-    """((sum, nats), (gradient of embed, of hidden)); without it, None. What counts stands first, and the loop ends with it."""
-    if matmul.is_on() and hidden.shape[-1] % matmul.MULTIPLE == 0:
-        flat = hidden.reshape(-1, hidden.shape[-1]), embed, targets.reshape(-1), weights.reshape(-1)
-        nats, log_z, slopes = matmul.entropy(*flat, Z_LOSS, with_gradient)
-        found = jnp.sum(flat[-1] * (nats + Z_LOSS * log_z**2)), nats.reshape(targets.shape)
-        return found, (slopes[1], slopes[0].reshape(hidden.shape)) if with_gradient else None
+    """The same by XLA. What counts stands first, and the loop ends with it."""
     table = embed.T.astype(hidden.dtype)
     chunks = -(-targets.size // CHUNK)
     size = -(-targets.size // chunks)
@@ -85,7 +90,7 @@ def _backward(slopes, grad):
     return slopes[0] * grad[0], (slopes[1] * grad[0]).astype(slopes[1].dtype), None, None
 
 
-_on_one_device.defvjp(lambda *args: _by_chunks(*args, True), _backward)
+_on_one_device.defvjp(lambda *args: _made(*args, True), _backward)
 
 
 def over_mesh(

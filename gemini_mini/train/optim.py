@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 from optax import contrib
 
-from gemini_mini import nn
+from gemini_mini import matmul, nn
 
 NEWTON_SCHULZ = 5, (3.4445, -4.7750, 2.0315)  # steps and coefficients of x, (x x') x, (x x')² x: Jordan 2024
 UPDATE_RMS = 0.2  # arXiv 2502.16982, section 2.2
@@ -73,21 +73,27 @@ def _at_peak(config: OptimConfig, axes: Mapping[str, str]) -> optax.GradientTran
     matrices = lambda weights: jax.tree.map(lambda _: contrib.MuonDimensionNumbers(), weights)
     muon = optax.chain(
         contrib.scale_by_muon(ns_steps=0, weight_dimension_numbers=matrices),  # Nesterov's momentum, of norm 1
-        optax.stateless(lambda updates, _: jax.tree.map(orthogonal, updates)),
+        optax.stateless(lambda updates, _: orthogonal(updates)),
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_learning_rate(config.muon_lr))
     return optax.partition({"muon": muon, "nadam": optax.nadam(config.lr, b2=config.beta2)}, kinds)
 
 
-def orthogonal(x: Float[Array, "D F"]) -> Float[Array, "D F"]:
-    """About the nearest orthogonal matrix of one whose norm is at most 1, times 0.2 sqrt(its longer side), for AdamW's size.
+def orthogonal(matrices: PyTree[Float[Array, "_ _"]]) -> PyTree[Float[Array, "_ _"]]:
+    """About the nearest orthogonal matrix of each whose norm is at most 1, times 0.2 sqrt(its longer side), for AdamW's size.
 
-    Newton-Schulz by our own products, which may be a library's: optax's own are always XLA's, in float32.
+    Newton-Schulz by our own products, where they are on: optax's own are always XLA's, in float32.
     """
-    if x.shape[0] > x.shape[1]:
-        return orthogonal(x.T).T
-    steps, (first, third, fifth) = NEWTON_SCHULZ
+    leaves, tree = jax.tree.flatten(matrices)
+    wide = [x.T if x.shape[0] > x.shape[1] else x for x in leaves]
+    steps, factors = NEWTON_SCHULZ
+    made = matmul.newton_schulz(wide, steps, *factors) if matmul.is_on() else [_newton_schulz(x, steps, *factors) for x in wide]
+    sized = [UPDATE_RMS * math.sqrt(x.shape[1]) * x for x in made]
+    return tree.unflatten([x.T if like.shape[0] > like.shape[1] else x for x, like in zip(sized, leaves, strict=True)])
+
+
+def _newton_schulz(x: Float[Array, "D F"], steps: int, first: float, third: float, fifth: float) -> Float[Array, "D F"]:
     for _ in range(steps):
         square = nn.product(x, x.T)
         x = first * x + nn.product(third * square + fifth * nn.product(square, square), x)
-    return UPDATE_RMS * math.sqrt(x.shape[1]) * x
+    return x
