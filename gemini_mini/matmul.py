@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Literal
 
@@ -204,11 +205,17 @@ def _compiled() -> ctypes.CDLL:
     if not path.is_file():
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / path.name
-            command = [_compiler(), "-O3", "-march=native", "-w", "-std=c++17", "-shared", "-fPIC", f"-I{jax.ffi.include_dir()}",
-                       *(str(source) for source in SOURCES if source.suffix == ".cc"), "-o", str(made)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise errors.InputError(f"{SOURCES[0].parent} has C++ that does not compile here; do without run.products and --eight-bit:\n{done.stderr[-2000:]}")
+            objects = {source: Path(folder) / f"{source.stem}.o" for source in SOURCES if source.suffix == ".cc"}
+
+            def compiled(*what: str | Path) -> None:
+                command = [_compiler(), "-O3", "-march=native", "-w", "-std=c++17", "-fPIC", f"-I{jax.ffi.include_dir()}", *what]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    raise errors.InputError(f"{SOURCES[0].parent} has C++ that does not compile here; do without run.products and --eight-bit:\n{done.stderr[-2000:]}")
+
+            with futures.ThreadPoolExecutor() as pool:
+                list(pool.map(lambda source: compiled("-c", source, "-o", objects[source]), objects))
+            compiled("-shared", *objects.values(), "-o", made)
             try:
                 files.write_bytes(path, made.read_bytes())
             except OSError:  # a home that cannot be written: compiled anew at each start
