@@ -23,7 +23,9 @@ struct Span {
   uint32_t low = ~0u, high = 0;
 };
 
-std::vector<Span> spans(const int32_t* segments, int64_t count) {
+std::vector<Span> spans(const Ids& ids) {
+  const int32_t* segments = ids.typed_data();
+  const int64_t count = ids.element_count();
   std::vector<Span> found(count / kBlock);
   for (int64_t i = 0; i < count; ++i) {
     Span& here = found[i / kBlock];
@@ -39,7 +41,7 @@ struct Head {
   const uint16_t *q, *k, *v;
   const int32_t *q_segments, *k_segments;
   bool causal;
-  std::vector<Span> q_spans, k_spans;
+  const Span *q_spans, *k_spans;
 
   int64_t vectors() const { return size * kPairs / 16; }  // of a block that is laid out
 
@@ -172,7 +174,8 @@ ffi::Error each_head(ffi::ThreadPool& pool, const Narrow& q, const Narrow& k, co
   if (shape[1] % of_keys[1])
     return ffi::Error(ffi::ErrorCode::kInvalidArgument, "products: query heads must be a multiple of key heads");
   const int64_t heads = shape[1], group = heads / of_keys[1], queries = shape[2], keys = of_keys[2], size = shape[3];
-  const Head all{queries, keys, size, begin(q), begin(k), begin(v), q_segments.typed_data(), k_segments.typed_data(), causal, {}, {}};
+  const auto q_spans = spans(q_segments), k_spans = spans(k_segments);
+  const Head all{queries, keys, size, begin(q), begin(k), begin(v), q_segments.typed_data(), k_segments.typed_data(), causal, q_spans.data(), k_spans.data()};
   const int count = shape[0] * heads;
   in_parts(pool, count, 1, [=](int64_t n) {
     Head head = all;
@@ -181,8 +184,8 @@ ffi::Error each_head(ffi::ThreadPool& pool, const Narrow& q, const Narrow& k, co
     head.v += n / group * keys * size;
     head.q_segments += n / heads * queries;
     head.k_segments += n / heads * keys;
-    head.q_spans = spans(head.q_segments, queries);
-    head.k_spans = spans(head.k_segments, keys);
+    head.q_spans += n / heads * queries / kBlock;
+    head.k_spans += n / heads * keys / kBlock;
     with_tiles([&](const auto& tile) { part(tile, head, n); });
   });
   return ffi::Error::Success();
