@@ -3,6 +3,7 @@
 # make sample  asks the model that is released here: no training
 # make own DATA=folder   the same on your own data (README, "Your own data")
 # make release  trains that model again and writes its file and card
+# make clean  removes the demo's data and runs, or: make clean RUN=laptop
 # make suites  every evaluation of the demo, after it; of another run: make suites RUN=laptop
 # make test   the fast tests;  make test-slow  the others
 # BUDGET=0.1  a tenth of the training: shows that all works, not how well
@@ -88,4 +89,4 @@ test-slow: .venv/installed
 	touch $@
 
 clean:
-	rm -rf data/demo runs/demo runs/demo-image runs/demo-audio
+	rm -rf data/$(RUN) runs/$(RUN) runs/$(RUN)-image runs/$(RUN)-audio

@@ -2,9 +2,9 @@
 
     make laptop
 
-Its decoder trains for about 95 minutes, in fewer steps where those are slow, and goes on when run again. The model is as small as the
-demo's: in this time it can either be larger or see each picture often, and a name is bound to its
-picture by repetition.
+Its decoder trains for at most 95 minutes, in fewer steps where those are slow, and goes on when run again. Its blocks are as small as
+the demo's: in this time it can either be larger or see each picture often, and a name is bound to its
+picture by repetition. Its keys bring half of the id before them: so it learns to look up what a prompt says.
 """
 
 from gemini_mini import config as config_lib

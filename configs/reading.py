@@ -1,7 +1,7 @@
 """Fine reading, charts and scenes alone, to see whether the demo's decoder can learn them: minutes on one core.
 
-    python -m data_prep.pack data/demo/world --row-tokens 896 --text data/demo/text/text.model \\
-        --image runs/demo-image/image.safetensors --audio runs/demo-audio/audio.safetensors \\
+    python -m data_prep.pack data/demo/world --row-tokens 896 --text data/demo/text/text.model \
+        --image runs/demo-image/image.safetensors --audio runs/demo-audio/audio.safetensors \
         --config configs/reading.py --out data/demo/reading
     python train.py configs/reading.py
     python -m gemini_mini.evals runs/reading --suite image --world data/demo/world

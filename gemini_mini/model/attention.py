@@ -105,7 +105,7 @@ class Attention(nnx.Module):
         Raises: InputError when the backend cannot attend over a cut row.
         """
         q, k, v = self.project(x, tokens, turns)
-        k = self._offset(k, segments)
+        k = self.keys(k, segments)
         if matmul.is_on():
             return self._merge(ring.attend(q, k, v, segments, flash.Flash()))
         if self.backend == "chunks":
@@ -123,10 +123,11 @@ class Attention(nnx.Module):
         row = jnp.arange(x.shape[0])[:, None]
         cache = LayerCache(cache.k.at[row, positions].set(k), cache.v.at[row, positions].set(v))
         seen = jnp.arange(cache.k.shape[1])[None, None, :] <= positions[:, :, None]
-        keys = self._offset(cache.k, jnp.ones(cache.k.shape[:2], jnp.int32))
-        return self._merge(attend(q, keys, cache.v, seen)), cache
+        k = self.keys(cache.k, jnp.ones(cache.k.shape[:2], jnp.int32))
+        return self._merge(attend(q, k, cache.v, seen)), cache
 
-    def _offset(self, k: Float[Array, "B T K H"], segments: Int[Array, "B T"]) -> Float[Array, "B T K H"]:
+    def keys(self, k: Float[Array, "B T K H"], segments: Int[Array, "B T"]) -> Float[Array, "B T K H"]:
+        """Keys as queries meet them: with `key_offset` half of each is of the id before it in its segment, 0 at the first."""
         if not self.key_offset:
             return k
         half = self.head_dim // 2
