@@ -136,6 +136,7 @@ def newton_schulz(matrices: Sequence[Float[Array, "_ _"]], steps: int, first: fl
 
 
 def floats(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """What a function of ours gives back."""
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
