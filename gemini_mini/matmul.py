@@ -7,8 +7,9 @@ In the first, weights and activations stay float32. What is multiplied is rounde
 is also what a TPU does with float32 products unless told otherwise. The products are in matmul.cc: oneMKL, which has them for
 matrix units, took up to twice as long for our shapes (EXPERIMENTS.md), and no library that pip installs alone has them for an AMD.
 What would be written to memory between two products, and takes longer there than they do, never leaves the caches: attention
-(attend.cc, model/flash.py), the MLP (gated.cc) and the loss over the vocabulary (entropy.cc) are functions of their own; so is
-Muon's Newton-Schulz (orthogonal.cc), of matrices so small that starting their products takes longer than making them.
+(attend.cc, model/flash.py), the MLP (gated.cc), the loss over the vocabulary (entropy.cc) and the norm of each row (norm.cc)
+are functions of their own; so is Muon's Newton-Schulz (orthogonal.cc), of matrices so small that starting their products takes
+longer than making them.
 The second is for decoding, where every token reads all weights: quant.py makes them. Where the CPU multiplies whole numbers
 (avx512_vnni) its activations are rounded to some 15 bits.
 """
@@ -35,8 +36,9 @@ Library = Literal["xla", "bfloat16"]
 KINDS = {"amx_bf16": "open_units", "avx512_bf16": "open_vectors"}  # as Linux names what a CPU has, the faster first; of matmul.cc
 UNIT = 16  # numbers of a vector in matmul.cc
 MULTIPLE, PARTS = 32, 4  # of the axes of `gated` and `entropy`, and of the rows for whose parts they sum the weights' gradients
-HANDLERS = "narrow", "attend", "attend_back", "gated", "gated_back", "entropy", "entropy_back", "orthogonal"
-SOURCES = [Path(__file__).with_name(name) for name in ("matmul.cc", "attend.cc", "gated.cc", "entropy.cc", "orthogonal.cc", "tiles.h")]
+BLOCK = 512  # rows for which `normed` sums them
+HANDLERS = "narrow", "attend", "attend_back", "gated", "gated_back", "entropy", "entropy_back", "norm", "norm_back", "orthogonal"
+SOURCES = [Path(__file__).with_name(name) for name in ("matmul.cc", "attend.cc", "gated.cc", "entropy.cc", "norm.cc", "orthogonal.cc", "tiles.h")]
 NARROW = jnp.bfloat16
 _library: Library = "xla"
 
@@ -133,6 +135,22 @@ def newton_schulz(matrices: Sequence[Float[Array, "_ _"]], steps: int, first: fl
     call = jax.ffi.ffi_call("gemini_mini_orthogonal", [floats(x.shape) for x in given])
     made = call(*given, steps=steps, **{name: np.float32(value) for name, value in dict(first=first, third=third, fifth=fifth).items()})
     return [x[: like.shape[0], : like.shape[1]] for x, like in zip(made, matrices, strict=True)]
+
+
+@jax.custom_vjp
+def normed(x: Float[Array, "M D"], scale: Float[Array, "D"]) -> Float[Array, "M D"]:
+    """`nn.RMSNorm` of each row, in float32. D must be a multiple of UNIT."""
+    return jax.ffi.ffi_call("gemini_mini_norm", floats(x.shape))(x, scale)
+
+
+def _normed_backward(given, grad):
+    x, scale = given
+    call = jax.ffi.ffi_call("gemini_mini_norm_back", [floats(x.shape), floats((-(-len(x) // BLOCK), len(scale)))])
+    dx, sums = call(x, scale, grad)
+    return dx, jnp.sum(sums, axis=0)
+
+
+normed.defvjp(lambda x, scale: (normed(x, scale), (x, scale)), _normed_backward)
 
 
 def floats(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:

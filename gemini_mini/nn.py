@@ -106,6 +106,8 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         wide = x.astype(jnp.float32)
+        if matmul.is_on() and x.shape[-1] % matmul.UNIT == 0:
+            return matmul.normed(wide.reshape(-1, x.shape[-1]), self.scale[...]).reshape(x.shape).astype(x.dtype)
         mean = jnp.mean(wide * wide, axis=-1, keepdims=True)
         return (wide * jax.lax.rsqrt(mean + 1e-6) * self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 

@@ -68,6 +68,22 @@ def test_a_gated_mlp_and_its_slopes_are_those_of_numpy(products, rows, width, hi
         np.testing.assert_allclose(got, right, rtol=0, atol=2e-3 * np.abs(right).max())
 
 
+@pytest.mark.parametrize("shape", [(1, 16), (3, 200, 2, 48), (1100, 256)])
+def test_a_norm_and_its_slopes_are_those_of_numpy(products, shape):
+    rng = np.random.default_rng(sum(shape))
+    x, grad = rng.normal(size=(2, *shape)).astype(np.float32)
+    scale = rng.normal(size=shape[-1:]).astype(np.float32)
+    norm = lambda x, scale: nn.with_weights(nn.RMSNorm(shape[-1]), {"scale": scale})(x)
+    made, pull = jax.vjp(jax.jit(norm), x, scale)
+    assert "gemini_mini_norm" in str(jax.make_jaxpr(norm)(x, scale))
+    x, scale, slope = (a.astype(np.float64) for a in (x, scale, grad))
+    unit = x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-6)
+    back = (slope * scale - unit * np.mean(slope * scale * unit, axis=-1, keepdims=True)) * unit / x
+    wanted = unit * scale, back, (slope * unit).reshape(-1, shape[-1]).sum(0)
+    for got, right in zip((made, *pull(jnp.asarray(grad))), wanted, strict=True):
+        np.testing.assert_allclose(got, right, rtol=0, atol=1e-5 * np.abs(right).max())
+
+
 @pytest.mark.parametrize("size, kv_heads, head_dim", [(1, 1, 64), (1, 2, 128), (4, 1, 32)])
 def test_attention_by_blocks_is_that_of_the_textbook(products, size, kv_heads, head_dim, monkeypatch):
     monkeypatch.setitem(test_ring.KERNELS, "flash", flash.Flash())
