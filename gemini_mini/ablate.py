@@ -118,7 +118,7 @@ def run(experiment: config_lib.Experiment, planned: Sequence[Try], steps: int, o
         changed = config_lib.override(experiment, each.overrides)
         stages = doubled(changed.task.stages, each.doubled) if each.doubled else changed.task.stages
         changed = dataclasses.replace(
-            changed, task=dataclasses.replace(changed.task, stages=stages),
+            changed, source=(), task=dataclasses.replace(changed.task, stages=stages),
             run=dataclasses.replace(changed.run, folder=str(out / each.name), seed=each.seed, steps=steps, budget=1.0, max_minutes=0.0,
                                     eval_every=0, keep=1))
         loop.run(changed.task, changed.optim, changed.run, config_lib.to_json(changed))

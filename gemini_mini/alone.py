@@ -53,22 +53,21 @@ class Alone(pretrain.Pretrain):
         dealt, sources = self.dealt(seed), self.train_rows.sources
 
         def batch(step: int) -> packing.Batch:
-            picked = dealt[step * self.batch_rows : (step + 1) * self.batch_rows]
+            picked = [dealt[n % len(dealt)] for n in range(step * self.batch_rows, (step + 1) * self.batch_rows)]
             return packing.batch_of(np.stack([sources[source][row] for source, row in picked]))
 
         return batch
+
+    def reads(self, n: int, steps: int, seed: int) -> dict[str, float]:
+        return {}  # what the whole run does, without the rest
 
 
 def of_run(run_folder: Path, only: Sequence[str] = (), batch_rows: int = 0) -> config.Experiment:
     """The experiment beside a run that has begun, with its batches or smaller ones. Raises: InputError where the run reads nothing of these sources."""
     started = files.read_json(run_folder / "run.json")
-    path, *overrides = started["settings"]["source"]
-    whole = config.load(path, overrides)
+    whole = config.again(started["settings"], run_folder)
     if not isinstance(whole.task, pretrain.Pretrain):
         raise errors.InputError(f"{run_folder}: must be a decoder's run; got one of {type(whole.task).__name__}")
-    if config.to_json(whole) != started["settings"]:
-        raise errors.InputError(f"{run_folder}: {path} has changed since, or this version has other settings, so the two could not be "
-                                "compared; bring back what it was, or train it again")
     values = {field.name: getattr(whole.task, field.name) for field in dataclasses.fields(whole.task)}
     if whole.task.start_from:
         raise errors.InputError(f"{run_folder}: goes on from the weights of {whole.task.start_from}, which have read more; ask for a run that began with none")
@@ -78,7 +77,7 @@ def of_run(run_folder: Path, only: Sequence[str] = (), batch_rows: int = 0) -> c
         raise errors.InputError(f"{run_folder}: its mixture reads no batch of {', '.join(only) or 'text alone; give prose or code a weight'}")
     name = "-".join([*(only or ["text"]), *([f"{batch_rows}-rows"] if batch_rows else [])])
     run = dataclasses.replace(whole.run, folder=f"{whole.run.folder}-{name}", steps=steps, budget=1.0, max_minutes=0.0)
-    return dataclasses.replace(whole, task=task, run=run)
+    return dataclasses.replace(whole, task=task, run=run, source=())
 
 
 def compare(run_folder: Path, alone: config.Experiment) -> list[tuple[str, float, float]]:

@@ -45,6 +45,17 @@ def load(path: str, overrides: list[str]) -> Experiment:
     return dataclasses.replace(override(module.config(), overrides), source=(path, *overrides))
 
 
+def again(settings: dict, where: Path) -> Experiment:
+    """What a run in the folder `where` with these settings was loaded from, loaded again. Raises: InputError when it is not the same."""
+    if not settings["source"]:
+        raise errors.InputError(f"{where}: must be a run of train.py, of which a config says all; it was trained beside another run")
+    path, *overrides = settings["source"]
+    experiment = load(path, overrides)
+    if to_json(experiment) != settings:
+        raise errors.InputError(f"{where}: {path} has changed since, or this version has other settings; bring back what it was, or train it again")
+    return experiment
+
+
 def override(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
     """The experiment with some settings replaced, each "name=value". Raises: InputError when one does not fit."""
     for each in overrides:

@@ -38,13 +38,15 @@ TPU_OPTIONS = {"xla_tpu_enable_windowed_einsum_for_all_gather": "false",
                "xla_tpu_enable_windowed_einsum_for_reduce_scatter": "false"}
 
 
-def mesh(shape: tuple[int, int, int, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def mesh(shape: tuple[int, ...], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of (data, fsdp, tensor, context) devices, all there are unless given; a data of 0 takes what is left.
 
-    Slices, which only a slower network joins, lie along data. Raises: InputError when the shape does not use every
+    Slices, which only a slower network joins, lie along data. Raises: InputError when the shape has not four axes or does not use every
     device, or data does not divide by the slices.
     """
     devices = jax.devices() if devices is None else devices
+    if len(shape) != len(MESH_AXES):
+        raise errors.InputError(f"run.mesh: must be {len(MESH_AXES)} numbers, of {', '.join(MESH_AXES)}, got {shape}")
     data = shape[0] or len(devices) // max(1, math.prod(shape[1:]))
     if data * math.prod(shape[1:]) != len(devices):
         raise errors.InputError(f"run.mesh: the axes {', '.join(MESH_AXES)} must multiply to {len(devices)} devices, got {shape}")
@@ -176,6 +178,9 @@ def shard_rows(batch: Callable[..., Any], step: int, devices: Mesh):
         x = np.asarray(x)
         if len(x) % len(parts.numbers):
             raise errors.InputError(f"run.mesh: data * fsdp cuts a batch into {of} parts, and its {len(x)} rows cannot be; "
+                                    "choose a multiple, or another mesh")
+        if x.ndim == 2 and x.shape[1] % (halves := 2 * devices.shape["context"]) and halves > 2:
+            raise errors.InputError(f"run.mesh: context cuts a row into {halves} pieces, two a device, and its {x.shape[1]} ids cannot be; "
                                     "choose a multiple, or another mesh")
         size = len(x) // len(parts.numbers)
         cut = NamedSharding(devices, ROWS if x.ndim == 2 else PartitionSpec(AXIS_OF["B"]))

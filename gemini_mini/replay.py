@@ -43,6 +43,10 @@ class Elsewhere(NamedTuple):
     now: dict
 
 
+class Unrecorded(NamedTuple):
+    """Of no step between is anything recorded: their rows were lost with a machine or a file."""
+
+
 class Replay:
     """The steps of one run. Raises: InputError when the folder is no run, or was made from another config or other data."""
 
@@ -54,7 +58,7 @@ class Replay:
         self.built = setup.build(experiment.task, experiment.optim, experiment.run, started["steps"])
         self.fresh = self.built.fresh()
 
-    def check(self, step: int) -> tuple[int, Difference | Elsewhere | None]:
+    def check(self, step: int) -> tuple[int, Difference | Elsewhere | Unrecorded | None]:
         """(step of the checkpoint it began at, why it is not the same) of recomputing up to `step`.
 
         Raises: InputError when the trace does not know the step.
@@ -68,11 +72,11 @@ class Replay:
     def scan(self, times: int) -> int:
         """Report on random steps that follow a checkpoint, at most so many (0: until the run is done); stop at a difference.
 
-        ELSEWHERE when none of them was computed as here.
+        ELSEWHERE when none of them was computed as here, or recorded.
         """
         rng = np.random.default_rng(int(time.time()))
-        done = 0
-        while (done < times) if times else not (self.folder / "done.json").is_file():
+        tries = done = 0
+        while (tries < times) if times else not (self.folder / "done.json").is_file():
             recorded = len((trace.read(self.folder) or (0, []))[1])
             starts = [s for s in checkpoint.steps(self.folder / "checkpoints") if s < recorded] or [0]
             ends = dict(zip(starts, [*starts[1:], recorded]))
@@ -96,9 +100,10 @@ class Replay:
                 continue
             if past != self._past(step):  # it went back meanwhile, and its steps are others now
                 continue
-            if _report(step, *found) == DIFFERENT:
+            outcome = _report(step, *found)
+            if outcome == DIFFERENT:
                 return DIFFERENT
-            done += 1
+            tries, done = tries + 1, done + (outcome == SAME)
         if not done:
             print(f"{self.folder}: ended, and none of its steps was computed as here and followed a checkpoint; nothing was compared", flush=True)
         return SAME if done else ELSEWHERE
@@ -111,12 +116,14 @@ class Replay:
         """The newest checkpoint before a step, and its state; the start without one."""
         return checkpoint.restore(self.folder / "checkpoints", self.fresh, step - 1) or (0, self.built.fresh())
 
-    def _check_from(self, step: int, start: int, state: step_lib.TrainState) -> tuple[int, Difference | Elsewhere | None]:
+    def _check_from(self, step: int, start: int, state: step_lib.TrainState) -> tuple[int, Difference | Elsewhere | Unrecorded | None]:
         leaves, rows = trace.read(self.folder) or ([], np.zeros((0, 1), np.uint32))
         if not 1 <= step <= len(rows):
             raise errors.InputError(f"{self.folder}: --step must be from 1 to {len(rows)}, the steps recorded so far, got {step}")
         if elsewhere := self._elsewhere(start, step):
             return start, elsewhere
+        if not rows[start:step].any():
+            return start, Unrecorded()
         rollbacks = recovery.Rollbacks(self.folder)
         for n in range(start, step):
             batch = self.built.batch(rollbacks.batch_of(n))
@@ -146,11 +153,14 @@ def _otherwise(then: dict | None, now: dict) -> list[str]:
     return [name for name in now if then and name in then and then[name] != now[name]]
 
 
-def _report(step: int, start: int, found: Difference | Elsewhere | None) -> int:
+def _report(step: int, start: int, found: Difference | Elsewhere | Unrecorded | None) -> int:
     match found:
         case None:
             print(f"steps {start + 1} to {step}: every leaf is as recorded", flush=True)
             return SAME
+        case Unrecorded():
+            print(f"steps {start + 1} to {step}: nothing is recorded of them, so nothing was compared; try others", flush=True)
+            return ELSEWHERE
         case Elsewhere(first, then, now):
             other = ", ".join(f"{name} {then[name]} then, {now[name]} now" for name in _otherwise(then, now))
             print(f"step {first}: was computed otherwise than here ({other}), so its bits cannot be compared, and nothing is said "
@@ -167,12 +177,7 @@ def load(folder: Path) -> Replay:
     """The run's own config, loaded again. Raises: InputError when it has changed since."""
     if not (folder / "run.json").is_file():
         raise errors.InputError(f"{folder}: is no run folder (it has no run.json); give one that train.py made")
-    settings = files.read_json(folder / "run.json")["settings"]
-    path, *overrides = settings["source"]
-    experiment = config.load(path, overrides)
-    if config.to_json(experiment) != settings:
-        raise errors.InputError(f"{folder}: {path} has changed since, or this version has other settings; bring back what it was")
-    return Replay(folder, experiment)
+    return Replay(folder, config.again(files.read_json(folder / "run.json")["settings"], folder))
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 import jax
 
 from gemini_mini import config, errors, memory
-from gemini_mini.train import hosts, keeper, loop, peers
+from gemini_mini.train import hosts, keeper, loop, peers, recovery
 
 TRIES = 3  # starts that get no further than the ones before
 START_S = 1800.0  # to load, compile and make the first step
@@ -37,7 +37,7 @@ class Supervisor:
         self.keepers: list[subprocess.Popen] = [self._keeper(port) for port in self.ports]
         self.workers: list[subprocess.Popen] = []
         self.told_to_stop = False
-        self.reached = 0  # the most that the trace ever held
+        self.reached = 0, 0  # the furthest it ever got
 
     def run(self) -> int:
         """The exit code of the job. Raises: InputError when it dies again and again without getting any further."""
@@ -88,10 +88,10 @@ class Supervisor:
                 return ""
             time.sleep(0.02)
 
-    def _progress(self) -> int:
-        """The size of the trace: it grows whenever a step ends, and shrinks when the job starts again."""
+    def _progress(self) -> tuple[int, int]:
+        """How often it went back, and the size of the trace: that grows whenever a step ends, and shrinks when the job starts again."""
         path = self.folder / "trace.bin"
-        return path.stat().st_size if path.is_file() else 0
+        return len(recovery.Rollbacks(self.folder).all), path.stat().st_size if path.is_file() else 0
 
     def _keeper(self, port: int) -> subprocess.Popen:
         return _start([sys.executable, "-m", "gemini_mini.train.keeper", LOCAL, str(port)], self.key)

@@ -1,6 +1,7 @@
 """Packing, rows, mixture and loader: exact, whole, and functions of (config, step)."""
 
 import collections
+import math
 import sys
 from concurrent import futures
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from gemini_mini import errors, vocab as vocabulary
+from gemini_mini import config, errors, vocab as vocabulary
 from gemini_mini.data import loader, mixture, packing, rows
 
 
@@ -73,7 +74,7 @@ SIZES = {"a": 37, "b": 11, "c": 8}
 
 
 def test_shares_are_those_of_the_rows_dealt():
-    total = 1000 * mixture.BLOCK
+    total = 256_000
     mix = mixture.Mixture(STAGES, SIZES, total, seed=1)
     dealt = collections.Counter(mix.row(n)[0] for n in range(0, total, 7))
     shares = mixture.shares(STAGES)
@@ -82,18 +83,21 @@ def test_shares_are_those_of_the_rows_dealt():
         assert share == pytest.approx(dealt[name] / dealt.total(), abs=0.01)
 
 
-def test_mixture_counts_are_exact_in_every_block_and_close_in_every_window():
-    total = 10 * mixture.BLOCK
+@pytest.mark.parametrize("block", [1 << 20, 256])
+def test_mixture_counts_are_exact_in_every_block_and_close_in_every_window(block, monkeypatch):
+    monkeypatch.setattr(mixture, "BLOCK", block)
+    total = 2560
     mix = mixture.Mixture(STAGES, SIZES, total, seed=1)
     names = [mix.row(n)[0] for n in range(total)]
     start = 0
     for stage in STAGES:
         end = round(stage.until * total)
         weight = {name: w / sum(stage.weights.values()) for name, w in stage.weights.items()}
-        for at in range(start, end - mixture.BLOCK + 1, mixture.BLOCK):
-            counts = collections.Counter(names[at : at + mixture.BLOCK])
-            assert sum(counts.values()) == mixture.BLOCK
-            assert all(abs(counts[name] - weight[name] * mixture.BLOCK) < 1 for name in weight)
+        size = math.ceil((end - start) / math.ceil((end - start) / block))
+        for at in range(start, end - size + 1, size):
+            counts = collections.Counter(names[at : at + size])
+            assert sum(counts.values()) == size
+            assert all(abs(counts[name] - weight[name] * size) < 1 for name in weight)
             assert set(counts) <= set(weight)
         for length in (8, 50, 256):
             for at in range(start, end - length, 7):
@@ -103,13 +107,32 @@ def test_mixture_counts_are_exact_in_every_block_and_close_in_every_window():
 
 
 def test_what_is_logged_of_the_mixture_is_what_is_read():
-    stages = (mixture.Stage("one", 0.25, {"a": 3.0, "b": 1.0}), mixture.Stage("two", 1.0, {"b": 2.0, "c": 2.0}))
-    total = 8 * mixture.BLOCK
-    rows = mixture.Mixture(stages, {"a": 9, "b": 9, "c": 9}, total, seed=0)
-    for start in range(0, total, 2 * mixture.BLOCK):
-        read = [rows.row(n)[0] for n in range(start, start + 2 * mixture.BLOCK)]
-        assert mixture.at(stages, start / total) == {name: read.count(name) / len(read) for name in "abc"}
-    assert mixture.at(stages, 1.0) == mixture.at(stages, 0.5), "past the end, the last"
+    stages = (mixture.Stage("one", 0.25, {"a": 3.0, "b": 1.0, "d": 1.0}), mixture.Stage("two", 1.0, {"b": 2.0, "c": 2.0}))
+    rows = mixture.Mixture(stages, {"a": 9, "b": 9, "c": 1, "d": 0}, 2048, seed=0, most_passes=100)
+    for start, end in ((0, 512), (512, 2048)):
+        read = [rows.row(n)[0] for n in range(start, end)]
+        assert rows.parts(start) == rows.parts(end - 1) == {name: read.count(name) / len(read) for name in "abcd"}
+    assert rows.parts(2048) == rows.parts(512), "past the end, the last"
+
+
+@pytest.mark.parametrize("steps", [100, 1000, 5000])
+def test_no_source_is_forgotten_or_read_too_often(steps):
+    """The stages of your own data, where one source may have thousands of rows and another a single one."""
+    stages = config.load("configs/own.py", []).task.stages
+    sizes = dict.fromkeys(mixture.shares(stages), 0) | {"draw": 9000, "name": 7000, "listen": 300, "watch": 3, "documents": 1}
+    mix = mixture.Mixture(stages, sizes, 8 * steps, 0, most_passes=30)
+    dealt = collections.Counter(mix.row(n)[0] for n in range(8 * steps))
+    for name, size in sizes.items():
+        share = sum(stage.weights.get(name, 0) for stage in stages)
+        assert dealt[name] <= 30 * size and (dealt[name] or not size), name
+        if size and share * 8 * steps > 200 * size:
+            assert dealt[name] >= 29 * size, name
+
+
+def test_a_source_of_one_stage_has_all_its_passes_there():
+    stages = (mixture.Stage("one", 0.8, {"a": 1.0}), mixture.Stage("two", 1.0, {"a": 0.6, "b": 0.4}))
+    mix = mixture.Mixture(stages, {"a": 5000, "b": 100}, 10_240, 0, most_passes=10)
+    assert sum(mix.row(n)[0] == "b" for n in range(10_240)) == pytest.approx(0.4 * 2048, abs=1)
 
 
 def test_mixture_visits_every_row_once_a_pass_in_a_new_order():

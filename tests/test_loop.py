@@ -46,7 +46,7 @@ class FitLine:
     data: str = "one"
     poison: tuple[tuple[int, float], ...] = ()
 
-    def reads(self, done):
+    def reads(self, n, steps, seed):
         return {}
 
     def batch_tokens(self):
@@ -427,6 +427,8 @@ def test_the_newest_the_best_and_every_so_many_are_kept(tmp_path):
         for step, score in scores.items():
             saver.save(step, {"w": jnp.ones(4)}, score)
     assert checkpoint.best(tmp_path) == 4 and checkpoint.steps(tmp_path) == [3, 4, 6, 7]
+    files.write_json(tmp_path / "00000003" / "sums.json", {"score": float("nan")})
+    assert checkpoint.best(tmp_path) == 4, "what is no number is not the lowest"
     for damaged in ({"scope": 3.0}, {"score": [3.0]}, {"score": "3.0"}, [3.0]):
         files.write_json(tmp_path / "00000004" / "sums.json", damaged)
         assert checkpoint.best(tmp_path) == 6, "one whose score cannot be read is not the best, and stops no run"
@@ -440,8 +442,8 @@ def test_a_run_keeps_its_best_evaluation(tmp_path):
     assert checkpoint.steps(tmp_path / "checkpoints") == sorted({max(values, key=values.get), 20})
     with pytest.raises(errors.InputError, match="run.keep_best: needs evaluations"):
         loop.RunConfig("x", 1, keep_best="valid")
-    with pytest.raises(errors.InputError, match="run.keep_best: must be one of picture, valid, got 'other'"):
-        train(tmp_path / "other", run={"eval_every": 4, "keep_best": "other"})
+    with pytest.raises(errors.InputError, match="run.keep_best: must be one of valid, got 'picture'"):
+        train(tmp_path / "other", run={"eval_every": 4, "keep_best": "picture"})
 
 
 def test_a_save_returns_before_it_is_written_and_what_is_written_is_the_state_then(tmp_path):
@@ -571,6 +573,34 @@ def test_the_latest_state_there_is_goes_on(tmp_path, monkeypatch, copy, stored, 
     assert step == wanted
     if wanted:
         assert state.weights["w"][0, 0] - wanted == (0.5 if wanted == copy else 0.25), "of two alike, the one in memory"
+
+
+def test_a_copy_in_memory_goes_on_where_storage_is_damaged(tmp_path, monkeypatch):
+    (tmp_path / "checkpoints" / "00000006").mkdir(parents=True)
+    built = setup.build(FitLine(), optim.OptimConfig(), loop.RunConfig(folder=str(tmp_path), steps=9), 9)
+    copies = object.__new__(peers.Copies)
+    copies.restore = lambda template: (4, template)
+    assert loop._resume(tmp_path, built, copies)[0] == 4
+    assert checkpoint.steps(tmp_path / "checkpoints") == [], "the damaged one no longer counts as the newest to keep"
+    (tmp_path / "checkpoints" / "00000006").mkdir()
+    copies.restore = lambda template: None
+    with pytest.raises(errors.InputError, match="no checkpoint is intact"):
+        loop._resume(tmp_path, built, copies)
+
+
+def test_an_ignored_signal_stays_ignored(monkeypatch):
+    """A shell makes what it starts with & ignore Ctrl-C, which is for the program in front."""
+    monkeypatch.setattr(preemption.Notice, "SIGNALS", (signal.SIGUSR1, signal.SIGUSR2))
+    before = {number: signal.signal(number, handler) for number, handler in [(signal.SIGUSR1, signal.SIG_IGN), (signal.SIGUSR2, signal.SIG_DFL)]}
+    try:
+        with preemption.Notice() as notice:
+            signal.raise_signal(signal.SIGUSR1)
+            assert notice.signal is None
+            signal.raise_signal(signal.SIGUSR2)
+            assert notice.signal == signal.SIGUSR2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_what_a_trace_says_of_steps_left_out_is_dropped(tmp_path):

@@ -403,7 +403,7 @@ def test_a_small_source_is_not_read_without_end():
     def dealt(sizes: dict[str, int]) -> Counter:
         return Counter(mixture.Mixture(stages, sizes, 2560, 0, most_passes=10).row(n)[0] for n in range(2560))
 
-    assert dealt({"draw": 1000, "documents": 1000, "name": 1000}) == {"draw": 1280, "documents": 770, "name": 510}
+    assert dealt({"draw": 1000, "documents": 1000, "name": 1000}) == {"draw": 1280, "documents": 768, "name": 512}
     few = dealt({"draw": 1000, "documents": 1, "name": 1000})
     assert few["documents"] == 10 and abs(few["draw"] - 2550 * 5 / 7) < 10
     chain = dealt({"draw": 100, "documents": 1, "name": 1000})   # what documents leave is too much for draw

@@ -116,6 +116,8 @@ def test_rows_that_cannot_be_cut_are_refused():
     devices = parallel.mesh((0, 1, 1, 1))
     with pytest.raises(errors.InputError, match="into 8 parts, and its 9 rows"):
         parallel.shard_rows(lambda step: np.zeros((9, 4)), 0, devices)
+    with pytest.raises(errors.InputError, match="into 8 pieces, two a device, and its 12 ids"):
+        parallel.shard_rows(lambda step: np.zeros((8, 12)), 0, parallel.mesh((2, 1, 1, 4)))
     dealt = loader.Loader(stored.Rows("", 4, {"a": np.zeros((20, 4), np.int32)}), (mixture.Stage("all", 1.0, {"a": 1.0}),), 9, 2, 0)
     with pytest.raises(errors.InputError, match="batch_rows: must be a multiple of 2, .* got 9"):
         dealt.batch(0, ((0,), 2))
@@ -175,6 +177,8 @@ def test_a_mesh_that_cannot_be_is_refused():
         parallel.mesh((3, 1, 1, 1))
     with pytest.raises(errors.InputError, match="must multiply to 8 devices"):
         parallel.mesh((0, 0, 1, 1))
+    with pytest.raises(errors.InputError, match="must be 4 numbers, of data, fsdp, tensor, context"):
+        parallel.mesh((0, 8))
     weights = {"w": jnp.zeros((6, 8))}
     with pytest.raises(errors.InputError, match="w has 6 along D, which 8 devices must divide"):
         parallel.shardings(weights, {"w": "D F"}, parallel.mesh((1, 8, 1, 1)))

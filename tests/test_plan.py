@@ -1,5 +1,6 @@
 """A plan's laws: loops multiplied out, links counted by axis, refusals that say what to do."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -326,8 +327,10 @@ def test_of_two_slices_a_mesh_is_proposed_that_spans_both(monkeypatch):
 
 def test_rows_that_a_mesh_cannot_cut_are_refused():
     experiment = compiler.unread(config.load(str(ROOT / "configs/nano1.py"), [*SMALL, "task.batch_rows=6"]))
-    with pytest.raises(errors.InputError, match="6 rows of 512 ids must divide by 4 and 2"):
-        compiler.compile_step(experiment, parallel.mesh((1, 4, 1, 2)))
+    for ids in (512, 514):
+        task = dataclasses.replace(experiment.task, batch_rows=6 if ids == 512 else 8, model=dataclasses.replace(experiment.task.model, context_tokens=ids))
+        with pytest.raises(errors.InputError, match=f"{task.batch_rows} rows of {ids} ids must divide by 4 and 4"):
+            compiler.compile_step(dataclasses.replace(experiment, task=task), parallel.mesh((1, 4, 1, 2)))
 
 
 @pytest.mark.parametrize("does, ends, told", [("kill -ABRT $$", errors.InputError, "compiler died of signal 6"), ("exit 2", SystemExit, "2")])

@@ -388,6 +388,21 @@ def test_a_run_begins_with_the_weights_of_another(trained, world, tmp_path):
         dataclasses.replace(longer, start_from=str(tmp_path)).init(nnx.Rngs(1))
 
 
+def test_valid_losses_are_of_targets_and_not_of_batches(world):
+    """Pictures stand in the first batch alone; a mean of batches would halve them."""
+    task = experiment(world, Path("x")).task
+    sources = task.train_rows.sources
+    pictures, texts = sources["draw"][:3], sources["words"][:5]
+    mixed = rows.Rows("", 128, {"mixed": np.concatenate([pictures, texts]), "words": texts})
+    few, all_at_once = (dataclasses.replace(task, batch_rows=n) for n in (3, 8))
+    for each in (few, all_at_once):
+        each.__dict__["valid_rows"] = mixed
+    module = task.init(nnx.Rngs(0))
+    found, wanted = few.valid_losses(module), all_at_once.valid_losses(module)
+    assert found == pytest.approx(wanted, rel=1e-5) and "valid/mixed/loss/image" in found
+    assert "valid/words/loss/text" in found and "valid/words/loss/image" not in found, "of what never occurs there is no figure"
+
+
 def test_a_run_alone_reads_what_the_whole_run_reads_of_it(world, tmp_path):
     (tmp_path / "c.py").write_text(f"""
 import dataclasses, test_pretrain
@@ -408,6 +423,8 @@ def config():
     words = read[~(whole.task.vocab.modality_of(read) == vocabulary.IMAGE).any(axis=1)]
     assert alone.run.steps == len(words) // 8 > 8
     np.testing.assert_array_equal(rows(alone, alone.run.steps), words[: alone.run.steps * 8])
+    again = alone.task.batches(alone.run.steps, 3)(alone.run.steps + 1).tokens
+    assert again.shape == (8, 128) and not (whole.task.vocab.modality_of(again) == vocabulary.IMAGE).any(), "a roll-back asks for more"
     small = alone_lib.of_run(tmp_path / "run", batch_rows=2)
     assert small.run.steps == len(words) // 2 and small.run.folder == f"{tmp_path}/run-text-2-rows"
     np.testing.assert_array_equal(rows(small, small.run.steps), words[: small.run.steps * 2])
@@ -431,7 +448,8 @@ def config():
         files.write_json(tmp_path / "run" / "run.json", {"steps": 40, "settings": config.to_json(whole) | {"task": {}}})
         alone_lib.of_run(tmp_path / "run")
     with pytest.raises(errors.InputError, match="must be a decoder's run"):
-        files.write_json(tmp_path / "run" / "run.json", {"steps": 3, "settings": {"source": ["configs/image_tokenizer.py"]}})
+        other = config.to_json(config.load("configs/image_tokenizer.py", []))
+        files.write_json(tmp_path / "run" / "run.json", {"steps": 3, "settings": other})
         alone_lib.of_run(tmp_path / "run")
 
 

@@ -170,6 +170,26 @@ def test_a_checkpoint_that_vanishes_leads_to_another_choice(sound, tmp_path, cap
     assert "damaged" not in said.err and said.out.count("steps 1 to ") == 2 and checkpoint.steps(again.folder / "checkpoints") == [14]
 
 
+def test_steps_of_which_nothing_is_recorded_are_not_said_to_be_sound(sound, tmp_path, capsys):
+    """The trace of the first nine was lost, and the run went on."""
+    again = replay.load(sound)
+    again.folder = Path(shutil.copytree(sound, tmp_path / "run"))
+    width = len(files.read_json(again.folder / "trace.json")) * 4
+    (again.folder / "trace.bin").write_bytes(bytes(9 * width) + (sound / "trace.bin").read_bytes()[9 * width :])
+    assert again.report(9) == replay.ELSEWHERE and "nothing is recorded of them" in capsys.readouterr().out
+    assert again.report(10) == replay.SAME, "of one of these there is"
+    (again.folder / "trace.bin").write_bytes(bytes(14 * width))
+    assert again.scan(2) == replay.ELSEWHERE and "nothing was compared" in capsys.readouterr().out
+
+
+def test_a_damaged_checkpoint_before_a_step_is_passed_over(sound, tmp_path, capsys):
+    again = replay.load(sound)
+    again.folder = Path(shutil.copytree(sound, tmp_path / "run"))
+    (again.folder / "checkpoints/00000012/sums.json").write_text("{}")
+    assert again.check(13) == (0, None), "the one of step 14 is intact, and later"
+    assert "00000012 is damaged" in capsys.readouterr().err
+
+
 def test_what_cannot_be_replayed_is_refused(sound, tmp_path, monkeypatch):
     with pytest.raises(errors.InputError, match="--step must be from 1 to 14"):
         replay.load(sound).check(15)
@@ -181,6 +201,10 @@ def test_what_cannot_be_replayed_is_refused(sound, tmp_path, monkeypatch):
     with pytest.raises(errors.InputError, match="c.py has changed since"):
         replay.load(sound)
     path.write_text(before)
+    beside = tmp_path / "run-text" / "run.json"
+    files.write_json(beside, {"settings": files.read_json(sound / "run.json")["settings"] | {"source": []}})
+    with pytest.raises(errors.InputError, match="must be a run of train.py, of which a config says all"):
+        replay.load(beside.parent)
     monkeypatch.setattr(type(config.load(str(path), []).task), "inputs", lambda self: {"data": "two"})
     with pytest.raises(errors.InputError, match="the data it was trained on has changed"):
         replay.Replay(sound, config.load(str(path), []))

@@ -1,8 +1,8 @@
 """The staged mixture: which row of which source stands at which place of training.
 
 A table of stages over the token budget, each with a weight per source. The source of row n is
-read off a block of `BLOCK` rows that realises the weights exactly (largest remainder) and
-spreads each source evenly through the block; the row is the source's next one in a keyed
+read off a block of rows, a whole stage where that is not too long, that has of each source as many as
+its weight says (largest remainder), each spread evenly; the row is the source's next one in a keyed
 permutation, a new permutation for each pass. All of it is a function of (seed, stages, n):
 there is no iterator state to save, lose or shard.
 Idea: staged mixtures of the Gemini report (section 4), exact indices as in levanter.
@@ -16,7 +16,7 @@ import numpy as np
 
 from gemini_mini import errors
 
-BLOCK = 256
+BLOCK = 1 << 20  # rows at most
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,11 @@ def shares(stages: tuple[Stage, ...]) -> dict[str, float]:
     return found
 
 
-def at(stages: tuple[Stage, ...], done: float) -> dict[str, float]:
-    """The part of its rows that each source of the run is given after this part of the budget."""
-    stage = next((stage for stage in stages if done < stage.until), stages[-1])
-    return {name: stage.weights.get(name, 0.0) / sum(stage.weights.values()) for name in shares(stages)}
-
-
 class Mixture:
     """Row n of a run of `total_rows` rows, for sources of the given sizes.
 
     A source that has no rows, or would be read more than `most_passes` times (0: any number), leaves the rest
-    of its part to the others.
+    of its part to the others, where they can fill it; its passes are shared among the stages that read it.
     Raises: InputError when a stage is empty, out of order, names an unknown source or has no
     positive weight.
     """
@@ -61,47 +55,62 @@ class Mixture:
         self.ends: list[int] = []
         self.blocks: list[_Block] = []
         self.used: list[np.ndarray] = [np.zeros(len(self.names), np.int64)]  # rows dealt before each stage
+        weights = np.stack([self._weights(i, stage) for i, stage in enumerate(stages)])
         start = 0
         for i, stage in enumerate(stages):
-            where = f"mixture stage {i} ({stage.name})"
-            if unknown := sorted(set(stage.weights) - set(sizes)):
-                raise errors.InputError(f"{where}: sources must be among {self.names}, got {unknown}")
-            weights = np.array([stage.weights.get(name, 0.0) * (sizes[name] > 0) for name in self.names])
-            if not (weights >= 0).all() or weights.sum() <= 0:
-                raise errors.InputError(f"{where}: weights must be >= 0, and sum to > 0 over sources that have rows, "
-                                        f"got {dict(stage.weights)}")
             end = round(stage.until * total_rows)
             if end < start or stage.until > 1 or (i == len(stages) - 1 and stage.until != 1):
-                raise errors.InputError(f"{where}: stages must end in order, the last at 1.0, got {stage.until}")
-            weights = weights / weights.sum()
-            if most_passes:
-                weights = _limited(weights, most_passes * np.array([sizes[name] for name in self.names]) / total_rows)
-            block = _block(weights)
+                raise errors.InputError(f"mixture stage {i} ({stage.name}): stages must end in order, the last at 1.0, got {stage.until}")
             self.ends.append(end)
-            self.blocks.append(block)
-            self.used.append(self.used[-1] + block.counts(end - start))
             start = end
+        rows = np.diff([0, *self.ends])
+        for i, (part, length) in enumerate(zip(weights, rows.tolist(), strict=True)):
+            if most_passes:
+                left = most_passes * np.array([sizes[name] for name in self.names]) - self.used[i]
+                ahead = ((weights[i:] > 0) * rows[i:, None]).sum(axis=0)  # rows of the stages that still read it
+                part = _limited(part, np.maximum(left, 0) / np.maximum(ahead, 1))
+            blocks = max(1, -(-length // BLOCK))
+            block = _block(part, max(1, -(-length // blocks)))
+            self.blocks.append(block)
+            self.used.append(self.used[-1] + block.counts(length))
+
+    def _weights(self, i: int, stage: Stage) -> np.ndarray:
+        """Of each source that has rows; they sum to 1."""
+        where = f"mixture stage {i} ({stage.name})"
+        if unknown := sorted(set(stage.weights) - set(self.sizes)):
+            raise errors.InputError(f"{where}: sources must be among {self.names}, got {unknown}")
+        weights = np.array([stage.weights.get(name, 0.0) * (self.sizes[name] > 0) for name in self.names])
+        if not (weights >= 0).all() or weights.sum() <= 0:
+            raise errors.InputError(f"{where}: weights must be >= 0, and sum to > 0 over sources that have rows, "
+                                    f"got {dict(stage.weights)}")
+        return weights / weights.sum()
 
     def stage_of(self, n: int) -> int:
         """The index of the stage that row n belongs to; the last one past the end."""
         return min(int(np.searchsorted(self.ends, n, side="right")), len(self.ends) - 1)
 
+    def parts(self, n: int) -> dict[str, float]:
+        """The part of the rows of n's stage that each source has."""
+        block = self.blocks[self.stage_of(n)]
+        return {name: len(places) / len(block.source) for name, places in zip(self.names, block.places, strict=True)}
+
     def row(self, n: int) -> tuple[str, int]:
         """(source, row of that source) at place n of training."""
         stage = self.stage_of(n)
-        place = n - (self.ends[stage - 1] if stage else 0)
-        source = int(self.blocks[stage].source[place % BLOCK])
-        nth = self.used[stage][source] + self.blocks[stage].counts(place)[source]
+        block, place = self.blocks[stage], n - (self.ends[stage - 1] if stage else 0)
+        blocks, within = divmod(place, len(block.source))
+        source = int(block.source[within])
+        nth = self.used[stage][source] + blocks * len(block.places[source]) + np.searchsorted(block.places[source], within)
         name = self.names[source]
-        passes, within = divmod(int(nth), self.sizes[name])
-        return name, int(_permutation(self.seed, source, passes, self.sizes[name])[within])
+        passes, row = divmod(int(nth), self.sizes[name])
+        return name, int(_permutation(self.seed, source, passes, self.sizes[name])[row])
 
 
 def _limited(weights: np.ndarray, most: np.ndarray) -> np.ndarray:
     """Weights that sum to 1, none above its `most`; where those cannot fill a whole, in their proportion."""
     most = np.where(weights > 0, most, 0)
     if most.sum() <= 1:
-        return most / most.sum()
+        return most / most.sum() if most.any() else weights
     full = np.zeros(len(weights), bool)
     while True:
         share = weights * (1 - most[full].sum()) / weights[~full].sum()
@@ -112,26 +121,24 @@ def _limited(weights: np.ndarray, most: np.ndarray) -> np.ndarray:
 
 
 class _Block(NamedTuple):
-    source: np.ndarray  # [BLOCK] source at each place
-    before: np.ndarray  # [BLOCK + 1, sources] how many of each stand before each place
+    source: np.ndarray  # of each place
+    places: list[np.ndarray]  # of each source
 
     def counts(self, rows: int) -> np.ndarray:
         """How many of each source stand in the first `rows` rows."""
-        blocks, rest = divmod(rows, BLOCK)
-        return blocks * self.before[-1] + self.before[rest]
+        blocks, rest = divmod(rows, len(self.source))
+        return np.array([blocks * len(places) + np.searchsorted(places, rest) for places in self.places])
 
 
-def _block(weights: np.ndarray) -> _Block:
-    exact = weights * BLOCK
+def _block(weights: np.ndarray, size: int) -> _Block:
+    exact = weights * size
     counts = np.floor(exact).astype(int)
-    for i in np.argsort(-(exact - counts), kind="stable")[: BLOCK - counts.sum()]:
+    for i in np.argsort(-(exact - counts), kind="stable")[: size - counts.sum()]:
         counts[i] += 1
     # The k-th of c rows is due at (k + 1/2) / c: sorting by due time spreads every source evenly.
     due = np.concatenate([(np.arange(c) + 0.5) / c for c in counts if c])
     source = np.repeat(np.arange(len(weights)), counts)[np.argsort(due, kind="stable")]
-    before = np.zeros((BLOCK + 1, len(weights)), np.int64)
-    before[1:] = np.cumsum(np.eye(len(weights), dtype=np.int64)[source], axis=0)
-    return _Block(source, before)
+    return _Block(source, [np.flatnonzero(source == i) for i in range(len(weights))])
 
 
 _CACHE: dict[tuple[int, int, int, int], np.ndarray] = {}

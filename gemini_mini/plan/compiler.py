@@ -69,9 +69,10 @@ def compile_step(experiment: config_lib.Experiment, devices: Mesh) -> Compiled:
     """Compile one step of an `unread` experiment. Raises: DoesNotFit, InputError for an impossible mesh."""
     task, began = experiment.task, time.perf_counter()
     shape = (task.batch_rows, task.model.context_tokens)
-    parts = [devices.shape["data"] * devices.shape["fsdp"], devices.shape["context"]]
+    context = devices.shape["context"]
+    parts = [devices.shape["data"] * devices.shape["fsdp"], 2 * context if context > 1 else 1]  # the ring gives each device two pieces of a row
     if any(size % n for size, n in zip(shape, parts, strict=True)):
-        raise errors.InputError(f"run.mesh: {shape[0]} rows of {shape[1]} ids must divide by {parts[0]} and {parts[1]} devices; "
+        raise errors.InputError(f"run.mesh: {shape[0]} rows of {shape[1]} ids must divide by {parts[0]} and {parts[1]}; "
                                 "choose another run.mesh or task.batch_rows")
     make = lambda: task.init(nnx.Rngs(0))
     module = jax.eval_shape(make)

@@ -174,7 +174,7 @@ class TrainAudioTokenizer:
         shapes = jax.eval_shape(lambda: self.init(nnx.Rngs(0)))
         return 6 * self.batch_tokens() * sum(weight.size for weight in jax.tree.leaves(shapes))
 
-    def reads(self, done: float) -> dict[str, float]:
+    def reads(self, n: int, steps: int, seed: int) -> dict[str, float]:
         return {}
 
     def all_batches(self, splits: Sequence[str], most: int = sys.maxsize) -> Iterator[audio_losses.AudioBatch]:

@@ -147,7 +147,7 @@ class TrainImageTokenizer:
         shapes = nn.weights(jax.eval_shape(lambda: self.init(nnx.Rngs(0))))
         return 6 * self.batch_tokens() * sum(weight.size for weight in shapes.values())
 
-    def reads(self, done: float) -> dict[str, float]:
+    def reads(self, n: int, steps: int, seed: int) -> dict[str, float]:
         return {}
 
     def _counts(self, module: image.ImageTokenizer) -> np.ndarray:

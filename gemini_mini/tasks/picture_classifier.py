@@ -79,7 +79,7 @@ class TrainPictureClassifier:
         """Write classifier.safetensors."""
         classifier.save(module, folder / "classifier.safetensors")
 
-    def reads(self, done: float) -> dict[str, float]:
+    def reads(self, n: int, steps: int, seed: int) -> dict[str, float]:
         return {}
 
     def batch_tokens(self) -> int:

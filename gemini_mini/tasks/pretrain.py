@@ -90,7 +90,16 @@ class Pretrain:
         return nn.with_weights(made, jax.tree.map(jnp.asarray, self.first_weights)) if self.start_from else made
 
     def batches(self, steps: int, seed: int) -> Callable[[int], packing.Batch]:
-        return loader.Loader(self.train_rows, self.stages, self.batch_rows, steps, seed, self.most_passes).batch
+        return self._loader(steps, seed).batch
+
+    def _loader(self, steps: int, seed: int) -> loader.Loader:
+        if (steps, seed) not in self._loaders:
+            self._loaders[steps, seed] = loader.Loader(self.train_rows, self.stages, self.batch_rows, steps, seed, self.most_passes)
+        return self._loaders[steps, seed]
+
+    @cached_property
+    def _loaders(self) -> dict[tuple[int, int], loader.Loader]:
+        return {}
 
     def loss(self, module: decoder.Decoder, batch: packing.Batch, key) -> tuple[jax.Array, dict[str, jax.Array]]:
         vocab = self.vocab
@@ -159,22 +168,24 @@ class Pretrain:
         @jax.jit
         def measure(weights, batch):
             with parallel.under(reading.mesh_of(module)):
-                return self.loss(nn.with_weights(module, weights), batch, None)
+                total, metrics = self.loss(nn.with_weights(module, weights), batch, None)
+            counts = loss.counted(batch.targets, batch.has_target, self._scale(batch), self.vocab)
+            return {"loss": total, **metrics}, jax.tree.map(jnp.sum, counts)
 
         weights, figures = nn.weights(module), {}
         for source, stored in self.valid_rows.sources.items():
             # Whole batches of one shape, the last filled with padding, so that one program serves all.
             totals: dict[str, list[np.ndarray]] = {}
-            sizes: list[int] = []
+            counts: dict[str, list[np.ndarray]] = {}
             for start in range(0, min(len(stored), 4 * self.batch_rows), self.batch_rows):
                 tokens = np.zeros((self.batch_rows, stored.shape[1]), np.int32)
                 part = stored[start : start + self.batch_rows]
                 tokens[: len(part)] = part
-                sizes.append(len(part))
-                total, metrics = measure(weights, packing.batch_of(tokens))
-                for name, value in {"loss": total, **metrics}.items():
-                    totals.setdefault(name, []).append(value)
-            figures |= {f"valid/{source}/{name}": float(np.average(v, weights=sizes)) for name, v in totals.items()}
+                for found, values in zip((totals, counts), measure(weights, packing.batch_of(tokens)), strict=True):
+                    for name, value in values.items():
+                        found.setdefault(name, []).append(value)
+            figures |= {f"valid/{source}/{name}": float(np.average(v, weights=counts[name])) for name, v in totals.items()
+                        if np.sum(counts[name])}
         return figures
 
     def export(self, module: decoder.Decoder, folder: Path) -> None:
@@ -185,8 +196,9 @@ class Pretrain:
         arrays = {name: np.asarray(w) for name, w in nn.weights(module).items()}
         files.save_arrays(folder / "model.safetensors", arrays, {"vocabulary": self.vocab.fingerprint})
 
-    def reads(self, done: float) -> dict[str, float]:
-        return {f"mixture/{name}": weight for name, weight in mixture.at(self.stages, done).items()}
+    def reads(self, n: int, steps: int, seed: int) -> dict[str, float]:
+        dealt = self._loader(steps, seed).mixture.parts(n * self.batch_rows)
+        return {f"mixture/{name}": dealt[name] for name in mixture.shares(self.stages)}
 
     def batch_tokens(self) -> int:
         return self.batch_rows * self.train_rows.row_tokens

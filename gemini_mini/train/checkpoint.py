@@ -113,7 +113,7 @@ class Saver:
 def restore(folder: Path, template, last: int | None = None) -> tuple[int, object] | None:
     """(step, state) of the newest checkpoint that is intact for every process, of step `last` at most, like `template`.
 
-    None without any. Raises: InputError when there are checkpoints and none is intact.
+    None without any. Raises: InputError when there are checkpoints, no `last` is given and none is intact.
     """
     leaves, treedef = jax.tree.flatten(template)
     abstract = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves]
@@ -135,7 +135,7 @@ def restore(folder: Path, template, last: int | None = None) -> tuple[int, objec
         if not is_gone:
             is_damaged = True
             print(f"warning: {place} is damaged ({why}); using the checkpoint before it", file=sys.stderr)
-    if is_damaged:
+    if is_damaged and last is None:
         raise errors.InputError(f"{folder}: no checkpoint is intact; move the folder away to train from the start")
     return None
 
@@ -172,7 +172,7 @@ def _score(place: Path) -> float | None:
         score = files.read_json(place / "sums.json")["score"]
     except (errors.InputError, KeyError, TypeError):  # a damaged one, which restore will tell of
         return None
-    return score if isinstance(score, int | float) else None
+    return score if isinstance(score, int | float) and np.isfinite(score) else None
 
 
 def _sums(state) -> dict[str, int]:

@@ -35,7 +35,7 @@ class Task(Protocol):
     def init(self, rngs: nnx.Rngs) -> nnx.Module: ...
 
     def batches(self, steps: int, seed: int) -> Callable[[int], Any]:
-        """The batch of each step of a run of `steps` steps, as arrays whose first axis is rows.
+        """The batch of each step of a run of `steps` steps, as arrays whose first axis is rows; after a roll-back more are asked for.
 
         A batch function with a second parameter `parts` makes, on several processes, only those parallel.Parts of the rows.
         """
@@ -48,8 +48,8 @@ class Task(Protocol):
     def export(self, module: nnx.Module, folder: Path) -> None:
         """Write what later stages and the sampler read."""
 
-    def reads(self, done: float) -> dict[str, float]:
-        """What it reads after this part of the run, for the log: nothing where that never changes."""
+    def reads(self, n: int, steps: int, seed: int) -> dict[str, float]:
+        """What batch n of such a run is part of, for the log: nothing where that never changes."""
 
     def batch_tokens(self) -> int: ...
 
@@ -153,9 +153,14 @@ def _resume(folder: Path, built: setup.Built, copies: peers.Copies | None) -> tu
     found = copies.restore(fresh) if copies else None
     if found and found[0] >= hosts.least(max(checkpoint.steps(place), default=0)):
         return found
-    stored = checkpoint.restore(place, fresh)
-    if stored and hosts.is_first():
-        checkpoint.set_aside(place, stored[0])
+    try:
+        stored = checkpoint.restore(place, fresh)
+    except errors.InputError:  # none is intact
+        if not found:
+            raise
+        stored = None
+    if hosts.is_first():
+        checkpoint.set_aside(place, stored[0] if stored else 0)
     return max(filter(None, (found, stored)), key=lambda each: each[0], default=(0, fresh))
 
 
@@ -180,12 +185,13 @@ def _train(task: Task, config: RunConfig, started: dict, built: setup.Built, rol
         for n in range(start, steps):
             if stop:
                 break
-            batch = built.batch(rollbacks.batch_of(n))
+            number = rollbacks.batch_of(n)
+            batch = built.batch(number)
             state, metrics = built.step(state, batch)
             done = n + 1
             if done == config.flip[0]:
                 state = faults.flip(state, *config.flip[1:])
-            record.dispatched(done, trace.Step(batch, metrics, state), task.reads(n / steps), task.batch_tokens(), task.batch_flops())
+            record.dispatched(done, trace.Step(batch, metrics, state), task.reads(number, steps, config.seed), task.batch_tokens(), task.batch_flops())
             stop = notice.at(n)
             is_save = done % config.save_every == 0 or done == steps or (is_due(done) and config.keep_best)
             is_copy = copies and done % copies.every == 0
@@ -212,6 +218,7 @@ def _score(figures: dict | None, name: str) -> float | None:
     """The figure to choose the best checkpoint by; low is good. None without figures. Raises: InputError when they lack it."""
     if not name or not figures:
         return None
-    if name.lstrip("-") not in figures:
-        raise errors.InputError(f"run.keep_best: must be one of {', '.join(sorted(figures))}, got {name!r}")
+    numbers = sorted(key for key, value in figures.items() if np.ndim(value) == 0)
+    if name.removeprefix("-") not in numbers:
+        raise errors.InputError(f"run.keep_best: must be one of {', '.join(numbers)}, got {name!r}")
     return -float(figures[name[1:]]) if name.startswith("-") else float(figures[name])

@@ -121,16 +121,21 @@ def over_mesh(
     return inner(embed, hidden, targets)
 
 
+def counted(
+    targets: Int[Array, "B T"], has_target: Float[Array, "B T"], scale: Float[Array, "B T"], vocab: Vocab
+) -> dict[str, Float[Array, "B T"]]:
+    """How much each target counts in each of the means of `next_token`; in those of a modality never more than 1."""
+    modality = vocab.modality_of(targets)
+    once = has_target * jnp.minimum(scale, 1.0)
+    return {"loss": has_target * scale} | {f"loss/{name}": once * (modality == i) for i, name in enumerate(vocabulary.MODALITIES)}
+
+
 def next_token(
     embed: Float[Array, "V D"], hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], has_target: Float[Array, "B T"],
     scale: Float[Array, "B T"], vocab: Vocab,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Mean loss weighed by `scale`, and the mean in nats of each modality's targets, where one that counts less than 1 counts so much."""
-    modality = vocab.modality_of(targets)
-    weights = has_target * scale
-    value, nats = total(embed, hidden, targets, weights / jnp.maximum(jnp.sum(weights), 1e-6))
-    metrics = {}
-    for i, name in enumerate(vocabulary.MODALITIES):
-        here = has_target * jnp.minimum(scale, 1.0) * (modality == i)
-        metrics[f"loss/{name}"] = jnp.sum(here * nats) / jnp.maximum(jnp.sum(here), 1e-6)
-    return value, metrics
+    weights = counted(targets, has_target, scale, vocab)
+    whole = weights.pop("loss")
+    value, nats = total(embed, hidden, targets, whole / jnp.maximum(jnp.sum(whole), 1e-6))
+    return value, {name: jnp.sum(here * nats) / jnp.maximum(jnp.sum(here), 1e-6) for name, here in weights.items()}

@@ -25,7 +25,8 @@ class Notice:
     def __enter__(self) -> "Notice":
         is_main = threading.current_thread() is threading.main_thread()  # no other may handle signals
         is_alone = jax.process_count() == 1  # several agree on a step by JAX's own handler of SIGTERM
-        self.before = {number: signal.signal(number, self._take) for number in self.SIGNALS} if is_main and is_alone else {}
+        heard = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # Ctrl-C is for others, behind `&`
+        self.before = {number: signal.signal(number, self._take) for number in heard} if is_main and is_alone else {}
         return self
 
     def at(self, step: int) -> int | None:
