@@ -53,7 +53,7 @@ class Store:
         if part.kind == "role":
             return part.kind, part.value
         if part.kind == "text":
-            return part.kind, _clean(part.value if isinstance(part.value, str) else _read_text(part.value))
+            return part.kind, clean(part.value if isinstance(part.value, str) else read_text(part.value))
         key = (part.kind, part.value)
         if key not in self.read:
             try:
@@ -132,7 +132,7 @@ def _read_sound(path: Path) -> tuple[str, Int16[np.ndarray, "samples"]]:
 _READERS = {"image": _read_image, "audio": _read_sound, "video": _read_video}
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
     data = path.read_bytes()
     try:
         return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -140,7 +140,7 @@ def _read_text(path: Path) -> str:
         raise errors.InputError(f"must be text in UTF-8, but {error}") from None
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     text = unicodedata.normalize("NFC", "\n".join(text.splitlines()).strip())
     if not text:
         raise errors.InputError("is an empty text")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from data_prep import own_files, phrases, questions, recorded, speech, splits
+from data_prep import own_check, own_files, phrases, questions, recorded, speech, splits
 from data_prep.emoji_world import World
 from gemini_mini import errors
 from gemini_mini.stream import Audio, Document, Text
@@ -75,7 +75,7 @@ def recordings(world: World, folder: Path, limit: int) -> list[questions.Example
 
     At most `limit`, spread over all of them: names in their order may be one speaker, or one word, for long.
     A speaker, or a name that tells none, is in one half of this test split in all languages.
-    Raises: InputError when a recording cannot be read.
+    They are read as own.py reads them; one that it would leave out is left out here, and said.
     """
     if not folder.is_dir():
         return []
@@ -89,8 +89,14 @@ def recordings(world: World, folder: Path, limit: int) -> list[questions.Example
     chosen = sorted(found, key=lambda each: splits.bucket(f"recording {own_files.shown(each[1].value.name)}", 1 << 32))[:limit]
     if found:
         print(f"  recorded speech: {len(chosen):,} of {len(found):,} recordings in {folder}")
-    return [_heard(Audio(audio_io.read_audio(part.value)), text.read_text().strip(), number, part.lang or "en")
-            for number, part, text in chosen]
+    asked = []
+    for number, part, text in chosen:
+        try:
+            sound = Audio(audio_io.even_loudness(audio_io.read_audio(part.value, recorded.MOST_S)))
+            asked.append(_heard(sound, own_check.clean(own_check.read_text(text)), number, part.lang or "en"))
+        except errors.InputError as error:
+            print(f"  {own_files.shown(part.value)} is left out: {error}")
+    return asked
 
 
 def _heard(sound: Audio, said: str, item: int, lang: str) -> questions.Example:

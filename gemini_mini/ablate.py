@@ -4,7 +4,7 @@
     python -m gemini_mini.ablate configs/demo.py --sources draw,name,listen --set optim.lr=2e-3 --set task.user_share=0.3
 
 One base run, one for each source with its weight doubled in every stage, and one for each --set. All read the same number
-of ids. What counts is the loss on valid, summed over sources by their part in the base mixture, and test splits are
+of ids, in fewer steps where a step reads more. What counts is the loss on valid, summed over sources by their part in the base mixture, and test splits are
 never read. From n doublings comes a gradient, and one step along it, in logarithms, is the recommended table:
 
     g_s  = log L(s doubled) - log L(base)            what more of s does to the loss of everything
@@ -116,10 +116,11 @@ def run(experiment: config_lib.Experiment, planned: Sequence[Try], steps: int, o
     shares, results = mixture.shares(experiment.task.stages), []
     for each in planned:
         changed = config_lib.override(experiment, each.overrides)
+        same = round(steps * experiment.task.batch_tokens() / changed.task.batch_tokens())  # as many ids
         stages = doubled(changed.task.stages, each.doubled) if each.doubled else changed.task.stages
         changed = dataclasses.replace(
             changed, source=(), task=dataclasses.replace(changed.task, stages=stages),
-            run=dataclasses.replace(changed.run, folder=str(out / each.name), seed=each.seed, steps=steps, budget=1.0, max_minutes=0.0,
+            run=dataclasses.replace(changed.run, folder=str(out / each.name), seed=each.seed, steps=same, budget=1.0, max_minutes=0.0,
                                     eval_every=0, keep=1))
         loop.run(changed.task, changed.optim, changed.run, config_lib.to_json(changed))
         figures = files.read_json(out / each.name / "done.json")
@@ -174,6 +175,8 @@ def main() -> None:
         raise errors.InputError(f"--sources: must be among {', '.join(known)}, got {', '.join(sorted(unknown))}")
     for setting in args.set:
         config_lib.override(experiment, (setting,))
+        if setting.startswith("run.") and not setting.startswith("run.products="):
+            raise errors.InputError(f"--set: must be what a run may differ in, of task, optim or run.products, got {setting}; see --steps and --seeds")
     planned = tries(sources, args.set, args.seeds)
     ids = args.steps * experiment.task.batch_tokens()
     print(f"{len(planned)} runs of {args.steps} steps, {ids:,} ids each")

@@ -150,7 +150,7 @@ def _scanned(scanned: dict) -> str:
 
 
 def _protocol(detail: dict, half: str) -> str:
-    return " ".join([*task_lib.protocols(detail), f"One sample and no worked example where none is said; {'test splits left alone' if detail['is_valid_only'] else half}. An interval takes questions about one thing as one."])
+    return " ".join([*task_lib.protocols(detail), f"One sample and no worked example where none is said; {half}. An interval takes questions about one thing as one."])
 
 
 def _table(tasks: dict) -> list[str]:

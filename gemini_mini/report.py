@@ -131,9 +131,9 @@ def _made(detail: dict, started: dict, records: Sequence[dict]) -> str:
     if speeds:
         facts.append((f"{np.median([speed for _, speed in speeds]):,.0f}", "tokens per second"))
     facts += [(str(detail["cpus"]), "CPU cores"), (str(detail["pictures"]), "pictures in its world"),
-              (f"{detail['seconds']:.0f} s", "to evaluate")]
+              (f"{sum(found['seconds'] for found in detail['tasks'].values()):.0f} s", "to evaluate")]
     tiles = "".join(f"<div><b>{page.escape(value)}</b><span>{page.escape(name)}</span></div>" for value, name in facts)
-    how = " ".join([*task_lib.protocols(detail), f"Seed {detail['seed']}."])
+    how = " ".join(task_lib.protocols(detail))
     return f'<div class="facts">{tiles}</div><p class="note">{page.escape(how)}</p>'
 
 

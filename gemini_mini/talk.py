@@ -105,7 +105,7 @@ class Talk:
                     raise errors.InputError(f"the prompt has {len(made)} tokens, and the model reads {context} with its answer; shorten it")
                 ids[index] = made
             except errors.InputError as error:
-                print(json.dumps({"prompt": list(words), "index": index, "error": str(error)}, ensure_ascii=False), flush=True)
+                print(json.dumps({"prompt": list(words), "index": index, "error": str(error)}), flush=True)  # in ASCII: half a character may be what is wrong
         readable = list(ids)
 
         def tell(place: int, answer: api.Answer) -> None:
@@ -199,12 +199,15 @@ class Talk:
         print(f"{path}\n{self.speed}".strip(), file=sys.stderr)
 
 
+NOT_UTF8 = "standard input: must be text in UTF-8 ({}); give pictures and sounds by their paths"
+
+
 def read_lines(file: Iterable[str]) -> list[str]:
     """Parts from a file, one a line; empty lines count for nothing. Raises: InputError where it is not UTF-8."""
     try:
         return [line.rstrip("\n") for line in file if line.strip()]
     except UnicodeDecodeError as error:
-        raise errors.InputError(f"standard input: must be text in UTF-8 ({error}); give pictures and sounds by their paths") from None
+        raise errors.InputError(NOT_UTF8.format(error)) from None
 
 
 def read_prompts(file: Iterable[str], where: str) -> list[list[str]]:
@@ -249,6 +252,8 @@ def typed_lines() -> Iterator[str]:
             line = input("> " if is_person else "")
         except (EOFError, KeyboardInterrupt):
             return
+        except UnicodeDecodeError as error:
+            raise errors.InputError(NOT_UTF8.format(error)) from None
         if line.strip() in ("/quit", "/exit"):
             return
         yield line

@@ -1,12 +1,15 @@
 """Ablations: what is tried, what is recommended, and that a second start repeats nothing."""
 
 import ast
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from gemini_mini import ablate
+from gemini_mini import ablate, config, errors, files
 from gemini_mini.data import mixture
+from gemini_mini.tasks import pretrain
 
 STAGES = (mixture.Stage("one", 0.5, {"draw": 0.6, "name": 0.2, "prose": 0.2}), mixture.Stage("two", 1.0, {"draw": 1.0}))
 
@@ -67,6 +70,25 @@ def test_what_is_tried():
     planned = ablate.tries(["draw"], ["optim.lr=2e-3"], seeds=2)
     assert [each.name for each in planned] == ["base", "base-seed1", "draw-x2", "optim.lr=2e-3"]
     assert planned[1].seed == 1 and planned[2].doubled == "draw" and planned[3].overrides == ("optim.lr=2e-3",)
+
+
+def test_all_read_the_same_number_of_ids(tmp_path, monkeypatch):
+    steps = {}
+    monkeypatch.setattr(pretrain.Pretrain, "batch_tokens", lambda self: self.batch_rows * 10)
+    monkeypatch.setattr(pretrain.Pretrain, "valid_losses", lambda self, model: {"valid/draw/loss": 2.0})
+    monkeypatch.setattr(ablate.run_lib, "load", lambda path: SimpleNamespace(model=None))
+
+    def train(task, optim, settings, told):
+        steps[Path(settings.folder).name] = settings.steps
+        files.write_json(Path(settings.folder) / "done.json", {"valid/draw/loss": 2.0})
+
+    monkeypatch.setattr(ablate.loop, "run", train)
+    base = config.load("configs/demo.py", ["task.batch_rows=8"])
+    ablate.run(base, ablate.tries([], ["task.batch_rows=32", "optim.lr=1e-3"], seeds=1), 100, tmp_path)
+    assert steps == {"base": 100, "task.batch_rows=32": 25, "optim.lr=1e-3": 100}
+    monkeypatch.setattr("sys.argv", ["ablate", "configs/demo.py", "--set", "run.seed=5"])
+    with pytest.raises(errors.InputError, match="--set: must be .* got run.seed=5"):
+        ablate.main()
 
 
 def test_a_table_shows_the_change_of_every_source():

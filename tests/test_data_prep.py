@@ -500,6 +500,15 @@ def test_recorded_digits_become_what_the_evaluations_read(demo, tmp_path, capsys
     for e in asked:
         samples = e.prompt[1].samples
         assert len(samples) == 8_000 and abs(10 * np.log10(np.mean(samples**2)) - audio_io.LOUDNESS_DB) < 0.5
+    own = tmp_path / "own"
+    own.mkdir()
+    for name, sound in (("loud.en.wav", tone), ("quiet.en.wav", tone / 5), ("long.en.wav", np.tile(tone, 40))):
+        soundfile.write(own / name, sound, 8_000)
+        (own / name).with_suffix(".txt").write_bytes("the dog ".encode("utf-16" if name[0] == "l" else "utf-8-sig"))
+    loud, quiet = spoken.recordings(demo, own, 99)
+    assert ["".join(part.text for part in e.answer) for e in (loud, quiet)] == ["the dog", "the dog"]
+    assert np.abs(loud.prompt[1].samples - quiet.prompt[1].samples).max() < 0.01, "as loud as all that was heard"
+    assert "long.en.wav is left out: " in capsys.readouterr().out
     few = spoken.recordings(demo, out, 6)
     assert len({part.text for e in few for part in e.answer}) == 2, "not the first names"
     halves = [sorted(part.text for e in spoken.recordings(demo.only(half), out, 99) for part in e.answer) for half in ("dev", "assurance")]

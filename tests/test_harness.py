@@ -66,6 +66,7 @@ def test_a_chat_asks_as_the_user_and_a_long_context_loses_its_beginning(asked):
     prompt, answer = chat._pair("a cat " * 90, "dog")
     assert prompt[:2].tolist() == [vocabulary.BOS, vocabulary.USER] and prompt[-1] == vocabulary.MODEL
     assert len(prompt) + len(answer) < asked.context_tokens
+    assert chat._pair("a cat", " dog")[1].tolist() == chat._pair("a cat", "dog")[1].tolist(), "as the harness has its choices"
     short, _ = chat._pair("a cat", "dog")
     assert short[2:-1].tolist() == (asked.run.tokenizers.text.encode("a cat") + asked.run.tokenizers.vocab.text_start).tolist()
     plain, rest = asked._pair("a cat", " and a dog")

@@ -173,7 +173,7 @@ def test_a_card_says_data_licences_figures_and_failures(model, tmp_path):
             "sampling": "greedy text, pictures at guidance 1.5", "samples": 1, "shots": 0, "examples": [
         {"prompt": [{"role": "user"}, {"text": "Draw: cat"}], "answer": [{"image": "x"}], "truth": [{"image": "y"}], "is_right": False}]}
     detail = {"tasks": {"draw": {"unit": "accuracy", "splits": {"test_compose": cell}}}, "limit": 9, "image_temperature": 0.0,
-              "guidance": 1.5, "pictures": 5, "is_valid_only": False}
+              "guidance": 1.5, "pictures": 5, "is_valid_only": False, "seed": 0}
     trained = model.run._replace(settings={"task": {**model.run.settings["task"], **SETTINGS}})
     found = {"n": 9, "pair": 0, "media": 2, "text": 1, "near": 0}
     scanned = {"documents": 1234, "ngram": 13, "found": {"draw": {"valid": found, "test": found | {"n": 3}}, "text": {"valid: prose": found}}}

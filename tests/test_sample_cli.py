@@ -174,6 +174,8 @@ def test_files_that_cannot_be_read_are_named(media):
 
 
 def test_options_are_the_samplers_settings():
+    whole = options.Options(temperature=0, top_p=1, image={"temperature": 0.7}, text={"top_p": 0.9}).settings(patch=4)
+    assert (whole.image.temperature, whole.text.top_p, whole.text.temperature) == (0.7, 0.9, 0)
     chosen = options.Options(temperature=0.5, top_p=0.9, image={"temperature": 1, "top_k": 5}, image_size="32x16", guidance=2.0,
                              modalities=("image", "audio"))
     settings = chosen.settings(patch=4)
@@ -379,6 +381,11 @@ def test_a_batch_answers_every_line(command, tmp_path, media, capsys):
     first, third, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert third["index"] == 2 and "tokens, and the model reads" in third["error"]
     assert first["index"] == 0 and "broken.png: " in first["error"] and second["index"] == 1 and second["prompt"] == ["four"] and "error" not in second
+    prompts.write_text('"half \\ud83d"\n"whole"')
+    with pytest.raises(errors.InputError, match="1 of 2 prompts cannot be read"):
+        command("--prompts", prompts, *SHORT)
+    half, whole = map(json.loads, capsys.readouterr().out.splitlines())
+    assert "surrogate" in half["error"] and whole["prompt"] == ["whole"] and "error" not in whole
     for bad, sentence in (("{", "line 1: must be JSON"), ('"a"\n[1]', "line 2: must be a text, a list"), ("", "holds no prompt"),
                           ('["x", "gone.png"]', "line 1: gone.png: no such file")):
         prompts.write_text(bad)
@@ -439,6 +446,12 @@ def test_a_chat_remembers_and_survives_mistakes(command, tmp_path, capsys, monke
 
 def test_a_typed_line_may_name_files_with_spaces():
     assert prompt.split(r"  what is   my\ cat.png ? ") == ["what", "is", "my cat.png", "?"]
+
+
+def test_typed_bytes_that_are_no_text_are_refused(monkeypatch):
+    monkeypatch.setattr(talk.sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hello\ncaf\xe9\n"), encoding="utf-8"))
+    with pytest.raises(errors.InputError, match="standard input: must be text in UTF-8"):
+        list(talk.typed_lines())
 
 
 def test_ctrl_c_keeps_whole_parts_and_twice_ends(command, tmp_path, monkeypatch):

@@ -13,15 +13,15 @@ MODALITIES = ("text", "image", "audio", "video")
 class Options:
     """How to answer; `text`, `image` and `audio` change the first five for one modality, by name."""
 
-    temperature: float = 0.8  # 0: always the likeliest; 1: the model's own odds
+    temperature: float | int = 0.8  # 0: always the likeliest; 1: the model's own odds
     top_k: int = 0  # draw among the K likeliest tokens; 0: all
-    top_p: float = 0.95  # draw among the likeliest tokens that make up P
-    min_p: float = 0.0  # draw among tokens at least P times as likely as the likeliest
-    repetition_penalty: float = 1.0  # above 1: what the answer holds already becomes less likely
+    top_p: float | int = 0.95  # draw among the likeliest tokens that make up P
+    min_p: float | int = 0.0  # draw among tokens at least P times as likely as the likeliest
+    repetition_penalty: float | int = 1.0  # above 1: what the answer holds already becomes less likely
     text: Mapping[str, float | int] = dataclasses.field(default_factory=dict)
     image: Mapping[str, float | int] = dataclasses.field(default_factory=dict)
     audio: Mapping[str, float | int] = dataclasses.field(default_factory=dict)
-    guidance: float = 1.0  # above 1: pictures follow the words more closely, at twice the cost
+    guidance: float | int = 1.0  # above 1: pictures follow the words more closely, at twice the cost
     modalities: tuple[str, ...] = ("text", "image")  # what the answer may hold
     image_size: str = ""  # of drawn pictures, "WIDTHxHEIGHT" in pixels; empty: the model decides
     max_tokens: int = 512  # longest answer
@@ -50,14 +50,14 @@ class Options:
                                rules, self.max_tokens, self.seed)
 
     def _sampling(self, modality: str) -> sampling.Sampling:
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(sampling.Sampling)}
+        kinds = {field.name: type(field.default) for field in dataclasses.fields(sampling.Sampling)}
         changed = getattr(self, modality)
-        if unknown := sorted(set(changed) - set(values)):
-            raise errors.InputError(f"{modality}: must be some of {', '.join(values)}, got {', '.join(unknown)}")
+        if unknown := sorted(set(changed) - set(kinds)):
+            raise errors.InputError(f"{modality}: must be some of {', '.join(kinds)}, got {', '.join(unknown)}")
         for name, value in changed.items():
-            if isinstance(values[name], int) and value != value // 1:
+            if kinds[name] is int and value != value // 1:
                 raise errors.InputError(f"{modality}: {name} must be a whole number, got {value}")
-        return sampling.Sampling(**values | {name: type(values[name])(value) for name, value in changed.items()})
+        return sampling.Sampling(**{name: kind(changed.get(name, getattr(self, name))) for name, kind in kinds.items()})
 
     def _rules(self, patch: int) -> grammar.Rules:
         may = {f"has_{plural}": name in self.modalities

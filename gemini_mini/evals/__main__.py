@@ -36,8 +36,9 @@ from gemini_mini.evals import album as album_lib
 from gemini_mini.evals import answerer, chart, classifier, failures, suite, task
 
 ROOT = Path(__file__).parent.parent.parent
-FOLDERS = ("data_prep", *(f"gemini_mini/{name}" for name in ("decode", "evals", "model", "tokenizers")))
-CODE = (*(file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))), ROOT / "gemini_mini/stream.py", ROOT / "gemini_mini/nn.py")
+FOLDERS = ("data_prep", *(f"gemini_mini/{name}" for name in ("data", "decode", "evals", "model", "tokenizers")))
+MODULES = "matmul", "nn", "parallel", "quant", "run", "stream", "vocab"
+CODE = (*(file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))), *(ROOT / f"gemini_mini/{name}.py" for name in MODULES))
 
 SAME = ("model", "vocabulary", "half", "world_content", "code")  # of figures that stand in one file
 PROTOCOL = ("limit", "seed", "is_valid_only", "text_temperature", "image_temperature", "guidance")  # these may differ between its tasks
@@ -127,7 +128,7 @@ def evaluate(run: run_lib.Run, world: emoji_world.World, settings: task.Settings
         return saved["tasks"]
     tasks, album = suite.run(world, answerer.RunAnswerer(run, settings.temperature, settings.seed, settings.guidance), settings)
     if not tasks:
-        raise errors.InputError(f"this world has no examples of {', '.join(settings.tasks)}; choose other tasks")
+        raise errors.InputError(f"nothing of {', '.join(settings.tasks)} can be asked here, as said above; choose other tasks")
     seconds = time.perf_counter() - begin
     about = {
         "key": key, "model": weights, "half": world.half,

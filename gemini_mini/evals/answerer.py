@@ -5,6 +5,7 @@ texts and pictures, which are all it may write.
 Next: suite.py.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -155,7 +156,7 @@ class RunAnswerer:
             tokens[: count - first] = rows[first : first + at_once]
             batch = packing.batch_of(tokens)
             is_text = (batch.targets >= vocab.text_start) & (batch.targets < vocab.image_start)
-            found.append(np.asarray(_surprise(self.run.model, batch)) * is_text * batch.has_target)
+            found.append(np.asarray(_surprise(self.run.model, batch, vocab.text_start, vocab.image_start)) * is_text * batch.has_target)
         return np.concatenate(found)[:count].astype(np.float32)
 
     def reconstruct(self, pictures: np.ndarray) -> np.ndarray:
@@ -181,11 +182,11 @@ class RunAnswerer:
                 for parts in tokenizers.encode_documents(list(documents))]
 
 
-@jax.jit
-def _surprise(model: decoder.Decoder, batch: packing.Batch) -> Float32[Array, "B T"]:
-    """-log p of the targets."""
-    logits = model.logits(model(batch.tokens, batch.positions, batch.segments))
-    chosen = jnp.take_along_axis(logits, batch.targets[..., None], axis=-1)[..., 0]
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _surprise(model: decoder.Decoder, batch: packing.Batch, first: int, end: int) -> Float32[Array, "B T"]:
+    """-log p of the targets, given that they are ids from `first` to before `end`: what else could stand there costs n-grams nothing."""
+    logits = model.logits(model(batch.tokens, batch.positions, batch.segments))[..., first:end]
+    chosen = jnp.take_along_axis(logits, jnp.clip(batch.targets - first, 0, end - first - 1)[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 

@@ -102,6 +102,8 @@ class HarnessModel(Base):
     def _pair(self, context: str, continuation: str, room: int = 0) -> tuple[Int32[np.ndarray, "_"], Int32[np.ndarray, "_"]]:
         """Ids of prompt and answer; where both with `room` are too long, the prompt loses its beginning, then the answer."""
         encode, start = self.run.tokenizers.text.encode, self.run.tokenizers.vocab.text_start
+        if self.is_chat:  # the harness sets a space before a choice; an answer begins without one, as in training
+            continuation = continuation.lstrip(" ")
         before, after = encode(context), encode(continuation)
         if not self.is_chat:  # a word that begins in one and ends in the other is one piece, as in training
             whole = encode(context + continuation)

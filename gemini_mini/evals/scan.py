@@ -36,7 +36,6 @@ NGRAM = 13
 NEAR = 12.0
 SHRUNK = 8
 NUM_NEAREST = 5  # named for each split
-MEDIA = (stream.Image, stream.Audio, stream.Video, stream.Grid, stream.Sound, stream.Clip)
 Key = tuple[str, Hashable]
 
 

@@ -219,9 +219,9 @@ def by_language(train: Examples, examples: Examples, answer: Callable[[Examples,
 
 
 def most_frequent(train: Examples) -> stream.Document:
-    """The answer that most of the training examples have; of equals, the first."""
+    """The answer that most of the training examples have; of equals, the last, for the first are those that are asked."""
     contents = [(words(e.answer), *(pixels.tobytes() for pixels in images(e.answer))) for e in train]
-    return train[contents.index(collections.Counter(contents).most_common(1)[0][0])].answer
+    return train[contents.index(collections.Counter(reversed(contents)).most_common(1)[0][0])].answer
 
 
 def few_shot(example: Example, train: Examples, shots: int) -> stream.Document:
@@ -253,8 +253,10 @@ def protocols(detail: dict) -> list[str]:
         for (sampling, samples), shots in asked.items():
             several = [f"{samples} samples of each question"] if samples > 1 else []
             worked = [f"{min(shots)} to {max(shots)} worked examples before it" if len(shots) > 1 else f"{max(shots)} worked examples before it"] if any(shots) else []
-            limit = f"at most {found.get('about', detail)['limit']} questions of a split"
-            names.setdefault(", ".join([sampling, *several, *worked, limit]), []).append(name)
+            about = detail | found.get("about", {})
+            limit = f"at most {about['limit']} questions of a split"
+            half = ["test splits left alone"] if about.get("is_valid_only") else []
+            names.setdefault(", ".join([sampling, *several, *worked, limit, *half, f"seed {about['seed']}"]), []).append(name)
     return [f"{', '.join(tasks) if len(names) > 1 else 'All tasks'}: {how}." for how, tasks in names.items()]
 
 

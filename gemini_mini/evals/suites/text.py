@@ -17,7 +17,7 @@ CHOICES, SHORTEST_CHARS, HALF_CHARS = 4, 160, 240  # of continuations; a text th
 
 
 def _bits(exam: task.Exam) -> dict:
-    """Bits per byte of text not trained on: English prose, code, and names of things in other languages."""
+    """Bits per byte of text not trained on: English prose, code, and names of things in other languages; that text comes is given."""
     world, split = exam.world, exam.settings.held_out
     kinds = {kind: [(of, text) for of, text, _ in written] for kind, written in (("en", world.prose), ("code", world.code))}
     for lang in world.config.languages[1:]:

@@ -206,10 +206,13 @@ class Answer {
 async function startOrEndRecording() {
   if (recorder) return recorder.stop();
   let microphone;
+  record.disabled = true; // a second click while the browser asks would record twice
   try {
     microphone = await navigator.mediaDevices.getUserMedia({ audio: true });
   } catch (error) {
     return complain(`no microphone can be used (${error.message}); drop a sound instead`);
+  } finally {
+    record.disabled = false;
   }
   const chunks = [];
   recorder = new MediaRecorder(microphone);
