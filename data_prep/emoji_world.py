@@ -191,9 +191,12 @@ def build(config: WorldConfig, folder: str | Path) -> bool:
               "builder": files.hash_bytes(Path(__file__).read_bytes())}
     inputs = json.loads(json.dumps(inputs))
     stamp = folder / "built.json"
-    if stamp.is_file() and files.read_json(stamp).get("key") == files.hash_json(inputs):
+    before = files.read_json(stamp) if stamp.is_file() else {}
+    if before.get("key") == files.hash_json(inputs):
         print(f"reused {folder} (unchanged)")
         return False
+    if before and not {"config", "builder"} <= before["inputs"].keys():
+        raise errors.InputError(f"{folder}: must be new, or a world built before, but holds something else; choose another name")
     stamp.unlink(missing_ok=True)
 
     items = choose(config)

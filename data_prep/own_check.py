@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int16, UInt8
+from jaxtyping import Int, Int16, UInt8
 from scipy import sparse, spatial
 
 from data_prep import own_files, splits
@@ -159,10 +159,10 @@ def split(records: list[Record], store: Store) -> tuple[list[Record], dict[tuple
         for kind, _, value in record.parts:
             if kind in store.arrays or (kind == "text" and len(record.parts) == 1):
                 edges.append((place, nodes.setdefault((kind, value), len(nodes))))
-    edges += [(nodes["image", a], nodes["image", b]) for a, b in _look_alike([content[0] for content in store.arrays["image"]])
-              if ("image", a) in nodes and ("image", b) in nodes]
-    ends = np.array(edges, np.int64).reshape(-1, 2).T
-    graph = sparse.coo_array((np.ones(len(edges)), (ends[0], ends[1])), shape=(len(nodes), len(nodes)))
+    node_of = np.array([nodes.get(("image", value), -1) for value in range(len(store.arrays["image"]))], np.int32)
+    alike = node_of[_look_alike([content[0] for content in store.arrays["image"]])]
+    ends = np.concatenate([np.array(edges, np.int32).reshape(-1, 2), alike[(alike >= 0).all(axis=1)]]).T
+    graph = sparse.coo_array((np.ones(len(ends[0]), bool), (ends[0], ends[1])), shape=(len(nodes), len(nodes)))
     labels = sparse.csgraph.connected_components(graph, directed=False)[1]
 
     # A component goes where a hash of its first content says; not its least hash, or large ones would be held out.
@@ -171,24 +171,25 @@ def split(records: list[Record], store: Store) -> tuple[list[Record], dict[tuple
         content = repr([(kind, store.arrays[kind][value][-1] if kind in store.arrays else value) for kind, _, value in record.parts])
         contents[label] = min(content, contents.get(label, content))
     chances = {label: splits.bucket(content, 1 << 32) * 100 / (1 << 32) for label, content in contents.items()}
-    least = min(chances, key=chances.__getitem__)  # a small collection has something in valid, too
-    split_of_label = {
-        label: "valid" if chance < VALID_PERCENT or (label == least and len(chances) > 1)
+    sizes = np.bincount(labels[: len(records)])
+    most = max(chances, key=lambda label: (sizes[label], -chances[label]))
+    del chances[most]  # the largest is trained on, whatever its hash
+    least = min(chances, key=chances.__getitem__, default=None)  # a small collection has something in valid, too
+    split_of_label = {most: "train"} | {
+        label: "valid" if chance < VALID_PERCENT or label == least
         else "test" if chance < VALID_PERCENT + TEST_PERCENT else "train" for label, chance in chances.items()}
-    if "train" not in split_of_label.values():
-        split_of_label = dict.fromkeys(split_of_label, "train")
     records = [record._replace(split=split_of_label[labels[place]]) for place, record in enumerate(records)]
     return records, {key: split_of_label[labels[node]] for key, node in nodes.items() if key[0] in store.arrays}
 
 
-def _look_alike(pictures: list[UInt8[np.ndarray, "_ _ 3"]]) -> list[list[int]]:
+def _look_alike(pictures: list[UInt8[np.ndarray, "_ _ 3"]]) -> Int[np.ndarray, "_ 2"]:
     """Pairs of pictures that are one, scaled or compressed anew: nearly the same at 8 x 8."""
     if len(pictures) < 2:
-        return []
+        return np.zeros((0, 2), int)
     small = np.stack([padded(picture, IMAGE_SIZE) for picture in pictures]).astype(np.float32)
     pooled = small.reshape(len(small), THUMBNAIL, IMAGE_SIZE // THUMBNAIL, THUMBNAIL, IMAGE_SIZE // THUMBNAIL, 3).mean((2, 4))
     points = pooled.reshape(len(small), -1)
-    return spatial.cKDTree(points).query_pairs(SAME_LEVELS * points.shape[1] ** 0.5, output_type="ndarray").tolist()
+    return spatial.cKDTree(points).query_pairs(SAME_LEVELS * points.shape[1] ** 0.5, output_type="ndarray")
 
 
 def padded(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -93,8 +93,10 @@ def translate(world: World, record: Record, rng: np.random.Generator) -> Iterato
 
 
 def as_it_stands(world: World, record: Record, rng: np.random.Generator) -> Iterator[Document]:
-    if record.in_order or len(record.parts) == 1:
+    if record.in_order:
         yield [world.part(kind, value) for kind, _, value in record.parts]
+    elif not any(next(source(world, record, rng), None) for source in SOURCES.values() if source is not as_it_stands):
+        yield from ([world.part(kind, value)] for kind, _, value in record.parts)  # nothing here says anything of the rest
 
 
 SOURCES: dict[str, Callable[[World, Record, np.random.Generator], Iterator[Document]]] = {

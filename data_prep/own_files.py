@@ -28,7 +28,7 @@ from gemini_mini import errors, stream
 from gemini_mini.tokenizers import image_io
 
 SUFFIXES = {
-    "image": {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"},
+    "image": set(image_io.PICTURES),
     "audio": {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"},
     "video": {".gif", *image_io.FILMS},
     "text": {".txt"},
@@ -146,6 +146,8 @@ def _in_lines(path: Path) -> tuple[list[Found], list[LeftOut]]:
 
 def _document(name: str, line: object, folder: Path) -> Found:
     """Raises: InputError when the line is of another form."""
+    if isinstance(line, dict) and "parts" in line and (beside := sorted(line.keys() & SUFFIXES.keys())):
+        raise errors.InputError(f"must hold either parts or {', '.join(beside)}, and has both; put them among the parts")
     if isinstance(line, dict) and isinstance(line.get("parts"), list):
         parts = [part for entry in line["parts"] for part in _parts(entry, folder)]
         return Found(name, _some(parts), in_order=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from data_prep import documents, own_documents, questions, views, worlds
 from gemini_mini import config, errors, files, progress, stream
-from gemini_mini.data import mixture, rows
+from gemini_mini.data import mixture, packing, rows
 from gemini_mini.tokenizers import bundle
 
 SEED = 0
@@ -35,7 +35,8 @@ def build(
     tokenizers = bundle.load(*tokenizer_paths)
     inputs = {"world": files.built_key(world_folder), "vocabulary": tokenizers.vocab.fingerprint,
               "row_tokens": row_tokens, "sources": sorted(names), "varied": sorted(varied), "passes": VARIANTS,
-              "code": files.code_hash(documents, *documents.MODULES, own_documents, rows, stream, views)}
+              "code": files.code_hash(documents, *documents.MODULES, own_documents, packing, rows, stream, views),
+              "packer": files.hash_bytes(Path(__file__).read_bytes())}
 
     def make(folder: Path) -> None:
         reader, world = worlds.load(world_folder)
@@ -78,7 +79,7 @@ def render(
             match document:
                 case [stream.Text(text)] if len(rendered) > row_tokens and len(text.strip()) > 1:
                     parts = -(-len(rendered) * FILL // row_tokens)
-                    pieces = render([[stream.Text(piece)] for piece in cut(text, int(parts))], tokenizers, row_tokens, known)
+                    pieces = render([[stream.Text(piece)] for piece in cut(text, min(int(parts), len(text)))], tokenizers, row_tokens, known)
                     out += pieces[0]
                     too_long += pieces[1]
                 case _ if len(rendered) > row_tokens:
@@ -88,15 +89,20 @@ def render(
     return out, too_long
 
 
-def cut(text: str, parts: int = 2) -> list[str]:
-    """The first of `parts` like parts and the rest, cut after the line that ends nearest, or else after a space, or there."""
-    where = max(1, len(text) // parts)
-    for mark in "\n ":
-        ends = [i + 1 for i, c in enumerate(text[:-1]) if c == mark and text[: i + 1].strip()]
-        if ends:
-            at = min(ends, key=lambda i: abs(i - 1 - where))
-            return [text[:at], text[at:]]
-    return [text[:where], text[where:]]
+def cut(text: str, parts: int) -> list[str]:
+    """As many like parts, each cut after the line that ends nearest, within half a part, or else after a space, or there."""
+    found, start = [], 0
+    for left in range(parts, 1, -1):
+        size = (len(text) - start) // left
+        where, first, last = start + size, start + (size + 1) // 2, min(start + size + size // 2, len(text) - left)
+        for mark in "\n ":
+            near = [i for i in (text.rfind(mark, first, where), text.find(mark, where, last + 1)) if i >= 0 and text[start:i].strip()]
+            if near:
+                where = min(near, key=lambda i: abs(i - where)) + 1
+                break
+        found.append(text[start:where])
+        start = where
+    return [*found, text[start:]]
 
 
 def main() -> None:

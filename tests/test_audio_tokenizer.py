@@ -544,6 +544,14 @@ def test_batches_are_a_function_of_seed_and_step_and_show_each_clip_once_an_epoc
     assert "".join(task.speech.letters[i - 1] for i in sample.letters[0] if i) == row.text.lower()
 
 
+def test_clips_too_few_to_fill_a_batch_are_heard_too(task):
+    few = dataclasses.replace(task, short=(0.7, 4, 99))
+    short, long = (group for group in task._sort([c for c in task.speech.clips if c.split == "train"]))
+    batch = few.batches(100, 3)
+    heard = {int(n) for step in range(1 + len(long) // 2) for n in batch(step).num_samples if n}
+    assert {len(clip.samples) for clip in short} <= heard and heard & {len(clip.samples) for clip in long}
+
+
 def test_clips_are_heard_at_other_speeds_and_still_fit(task):
     """Each row is one clip, by its wave and by what it says, and evaluation hears all at their own speed."""
     varied = dataclasses.replace(task, speeds=0.15)

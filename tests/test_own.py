@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import soundfile
 from PIL import Image, ImageDraw
 
 from data_prep import own, own_check, own_documents, own_files, pack, worlds
-from gemini_mini import errors, files, stream
+from gemini_mini import errors, files, stream, vocab as vocabulary
 from gemini_mini.config import load as load_config
 from gemini_mini.data import mixture, rows
 from gemini_mini.tasks import audio_tokenizer, image_tokenizer
@@ -223,14 +224,15 @@ def test_documents_in_order_keep_it_and_one_bad_part_leaves_out_the_whole(folder
              json.dumps({"parts": [{"picture": "x"}]}), json.dumps({"text": "\ud800"}), json.dumps({"image": "no\0pe.png"}),
              json.dumps({"image": "n" * 3000}), json.dumps({"id": 7}), json.dumps({"parts": [{"role": "poet"}]}),
              json.dumps({"video": "film.mp4"}), json.dumps({"text": {"{x}": "a"}}), f'{{"text": {"9" * 5000}}}', "",
+             json.dumps({"parts": [{"text": "hi"}], "image": "disc02.png"}),
              json.dumps({"text": {"en": "a disc", "pt-BR": "um disco"}, "image": ["disc02.png"], "label": 3})]
     (tmp_path / "all.jsonl").write_text("\n".join(lines))
     own.build(tmp_path / "all.jsonl", tmp_path / "world")
     world = own.load(tmp_path / "world")
     report = files.read_json(tmp_path / "world" / "report.json")
-    assert {entry["name"].split(" ")[0] for entry in report["left_out"]} == {f"all.jsonl:{n}" for n in range(2, 14)} | {"all.jsonl:"}
+    assert {entry["name"].split(" ")[0] for entry in report["left_out"]} == {f"all.jsonl:{n}" for n in (*range(2, 14), 15)} | {"all.jsonl:"}
     assert "all.jsonl: 'label'" in {entry["name"] for entry in report["left_out"]}, "what nobody reads is said"
-    assert [record.name for record in world.records] == ["all.jsonl:1", "all.jsonl:15"]
+    assert [record.name for record in world.records] == ["all.jsonl:1", "all.jsonl:16"]
     (document,) = own_documents.as_it_stands(world, world.records[0], np.random.default_rng(0))
     assert [(type(part).__name__, part.name if isinstance(part, stream.Role) else "") for part in document] == [
         ("Role", "user"), ("Audio", ""), ("Text", ""), ("Image", ""), ("Video", ""), ("Role", "model"), ("Text", ""), ("Image", "")]
@@ -254,6 +256,12 @@ def test_films_and_clips_are_read_with_their_times(tmp_path, monkeypatch, how):
             for picture in shown:
                 film.mux(video.encode(av.VideoFrame.from_image(picture)))
             film.mux(video.encode())
+    upright = bytes.fromhex("00010000") + bytes(12) + bytes.fromhex("00010000") + bytes(12) + bytes.fromhex("40000000")
+    on_its_side = bytes(4) + bytes.fromhex("00010000") + bytes(4) + bytes.fromhex("ffff0000") + bytes(16) + bytes.fromhex("40000000")
+    made = (mine / "walk.mp4").read_bytes()
+    at = made.index(upright, made.index(b"tkhd"))
+    (tmp_path / "phone.mp4").write_bytes(made[:at] + on_its_side + made[at + 36 :])
+    assert image_io.read_video(tmp_path / "phone.mp4")[0].shape == (4, 16, 8, 3) and image_io.read_video(mine / "walk.mp4")[0].shape == (4, 8, 16, 3)
     for name in ("walk.mp4", "Still.MOV", "loop.gif"):
         (mine / name).with_suffix(".txt").write_text(f"what {name} shows")
     source = mine
@@ -413,12 +421,55 @@ def test_a_small_source_is_not_read_without_end():
 
 @pytest.mark.parametrize("string", ["one two three four", "a\nb\n\nc\nd", "猫" * 9, "x", "\n\nend of it", "tail\n\n"])
 def test_a_long_text_is_cut_and_nothing_is_lost(string):
-    assert "".join(pack.cut(string, 5)) == string and all(pack.cut(string, 5)) or len(string.strip()) <= 1
+    assert "".join(pack.cut(string, min(5, len(string)))) == string and all(pack.cut(string, min(5, len(string))))
     parts = [string]
     for _ in range(12):
-        parts = [half for part in parts for half in (pack.cut(part) if len(part.strip()) > 1 else [part])]
+        parts = [half for part in parts for half in (pack.cut(part, 2) if len(part.strip()) > 1 else [part])]
         assert "".join(parts) == string and all(parts)
     assert all(len(part.strip()) <= 1 for part in parts)
+
+
+def test_a_text_is_cut_where_a_line_ends_near():
+    lines = [f"line {n} of a text whose parts are whole lines\n" for n in range(100)]
+    parts = pack.cut("".join(lines), 9)
+    assert "".join(parts) == "".join(lines) and all(part.endswith("\n") for part in parts)
+    assert max(map(len, parts)) < 1.2 * min(map(len, parts))
+    far = pack.cut("word " * 100 + "\n" + "word " * 10, 5)
+    assert len(far) == 5 and max(map(len, far)) < 1.2 * min(map(len, far)), "the only line's end is too far"
+
+
+@pytest.mark.parametrize("letters", ["0123456789", "the quick brown fox, \n"])
+def test_a_very_long_text_becomes_thousands_of_rows(letters):
+    """By a tokenizer of letters, a thousand rows and more."""
+    vocab, string = vocabulary.Vocab(256, 16, 16, "letters"), letters * (700_000 // len(letters))
+    ids = lambda documents, known: [[stream.Pieces(np.frombuffer(document[0].text.encode(), np.uint8).astype(np.int32))] for document in documents]
+    rendered, too_long = pack.render([[stream.Text(string)]], SimpleNamespace(vocab=vocab, encode_documents=ids), 512, {})
+    assert not too_long and max(map(len, rendered)) <= 512 and len(rendered) < 1.15 * len(string) / 510
+    read = np.concatenate([row[(row >= vocab.text_start) & (row < vocab.image_start)] for row in rendered]) - vocab.text_start
+    assert bytes(read.astype(np.uint8)).decode() == string
+
+
+def test_what_is_largest_is_trained_on():
+    """A hundred lines that share one recording, and three others."""
+    for trial in range(30):
+        records = [own_check.Record(str(n), "", False, [("text", "", f"said {n}"), ("audio", "", 0)]) for n in range(100)]
+        records += [own_check.Record(f"other {n}", "", False, [("text", "", f"text {n} of {trial}")]) for n in range(3)]
+        store = own_check.Store()
+        store.arrays["audio"] = [(np.zeros(1, np.int16), f"trial {trial}")]
+        split = [record.split for record in own_check.split(records, store)[0]]
+        assert set(split[:100]) == {"train"} and "valid" in split[100:]
+
+
+def test_what_belongs_to_nothing_is_learned_alone(tmp_path):
+    drawn("red").save(tmp_path / "same.png")
+    drawn("blue").save(tmp_path / "same.webp")
+    for name in ("said.wav", "said.flac"):
+        soundfile.write(tmp_path / name, tone(400 if name[-1] == "v" else 700), 44_100)
+    own.build(tmp_path, tmp_path.parent / f"{tmp_path.name}-world")
+    world = own.load(tmp_path.parent / f"{tmp_path.name}-world")
+    for record in world.records:
+        made = {name: list(source(world, record, np.random.default_rng(0))) for name, source in own_documents.SOURCES.items()}
+        assert [len(document) for document in made.pop("documents")] == [1, 1] and not any(made.values())
 
 
 def test_split_needs_no_picture_and_a_small_collection_has_valid(tmp_path):

@@ -50,6 +50,14 @@ def test_many_are_encoded_as_one_by_one(tokenizer, strings, num_threads):
     assert all(np.array_equal(a, tokenizer.encode(b)) for a, b in zip(many, strings))
 
 
+def test_a_book_in_one_piece_is_learned_from():
+    """SentencePiece leaves out what is longer than a million bytes without a word."""
+    book = "it is a truth universally acknowledged that a man wants a wife. " * 20_000
+    assert len(book) > 1 << 20
+    trained = text.train(["Ω", book], 300)
+    assert len(trained.encode("universally acknowledged")) < 18, "not a byte for each letter"
+
+
 def test_a_lone_surrogate_is_refused(tokenizer):
     with pytest.raises(errors.InputError, match="lone surrogate at character 2"):
         tokenizer.encode("ab\ud800")

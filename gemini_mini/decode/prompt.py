@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from gemini_mini import errors, stream
 from gemini_mini.tokenizers import audio_io, image_io
 
-PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
+PICTURES = image_io.PICTURES
 SOUNDS = frozenset((".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"))
 CLIPS = frozenset((".gif",)) | image_io.FILMS
 

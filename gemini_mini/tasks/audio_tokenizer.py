@@ -99,9 +99,7 @@ class TrainAudioTokenizer:
 
     def batches(self, steps: int, seed: int) -> Callable[[int], audio_losses.AudioBatch]:
         sorted_clips = self._sort([clip for clip in self.speech.clips if clip.split == "train"])
-        counts = [len(clips) // bucket.clips for clips, bucket in zip(sorted_clips, self.buckets, strict=True)]
-        if not sum(counts):  # few clips: a batch of each length, not full
-            counts = [min(1, len(clips)) for clips in sorted_clips]
+        counts = [max(len(clips) // bucket.clips, min(1, len(clips))) for clips, bucket in zip(sorted_clips, self.buckets, strict=True)]  # of few, one not full
         if not sum(counts):
             raise errors.InputError(f"{self.world}: has no clip that fits a bucket; make them longer (task.short, task.long)")
         turns = np.repeat(np.arange(len(counts)), counts)

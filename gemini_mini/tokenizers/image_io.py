@@ -24,6 +24,7 @@ from PIL import ExifTags, Image, ImageOps
 from gemini_mini import errors, files
 
 MAX_PIXELS = 40_000_000  # 40 megapixels: 160 MB once decoded
+PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))  # by their names
 FILMS = frozenset((".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi"))  # read by PyAV, the extra `video`
 MAX_FRAMES = 18_000  # ten minutes at 30 a second
 MAX_CLIP_PIXELS = 1_000_000_000  # of all frames of an animation, each of which is decoded: a few seconds; a small file may say it has more
@@ -149,7 +150,7 @@ def _target(image: Image.Image, multiple: int, size: int) -> tuple[int, int]:
         raise errors.InputError(f"size of a picture: must be a multiple of the patch of {multiple} pixels, "
                                 f"got {size}; choose for example {max(1, round(size / multiple)) * multiple}")
     width, height = image.size
-    if _orientation(image) >= 5:  # on its side
+    if _orientation(image) >= 5 and image.format != "TIFF":  # on its side; of a TIFF Pillow says the size as it is seen
         width, height = height, width
     patches = [max(1, round(size * side / max(width, height) / multiple)) for side in (width, height)]
     return patches[0] * multiple, patches[1] * multiple
@@ -235,7 +236,7 @@ def _film_frames(
             raise errors.InputError(f"{path}: must have from 1 to {MAX_FRAMES} frames; cut it, or choose another")
         wanted = set(equally_spaced(num_frames, total))
         with av.open(str(path)) as film:
-            taken = [(frame.to_image(), frame.time) for i, frame in enumerate(film.decode(video=0)) if check() is None and i in wanted]
+            taken = [(frame.to_image().rotate(frame.rotation, expand=True), frame.time) for i, frame in enumerate(film.decode(video=0)) if check() is None and i in wanted]
     except (av.FFmpegError, IndexError) as error:
         raise errors.InputError(f"{path}: cannot be read as a film ({error}); download or export it again") from None
     target = _target(taken[0][0], multiple, size)
@@ -247,9 +248,9 @@ def _film_frames(
 def _folder_frames(
     path: Path, num_frames: int, size: int, multiple: int
 ) -> tuple[list[np.ndarray], list[float]]:
-    names = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    names = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in PICTURES and not entry.name.startswith("."))
     if not names:
-        raise errors.InputError(f"{path}: must hold the frames of a clip as pictures, but it is empty")
+        raise errors.InputError(f"{path}: must hold the frames of a clip as pictures ({' '.join(sorted(PICTURES))}), but holds none")
     wanted = equally_spaced(num_frames, len(names))
     images = [_open(names[index]) for index in wanted]
     target = _target(images[0], multiple, size)

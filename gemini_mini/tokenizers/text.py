@@ -21,6 +21,7 @@ from gemini_mini import errors, files
 
 SPACE_MARK = "\u2581"
 NUM_BYTES = 256
+LONGEST = 1 << 18  # characters of a sentence, of up to four bytes each: SentencePiece would leave out longer ones without a word
 
 
 class TextTokenizer:
@@ -80,6 +81,7 @@ def train(sentences: Iterable[str], num_pieces: int, is_exact: bool = True) -> T
     Raises: InputError when the sample does not fit `num_pieces`.
     """
     out = io.BytesIO()
+    sentences = (sentence[i : i + LONGEST] for sentence in sentences for i in range(0, len(sentence), LONGEST))
     if not is_exact:
         sentences = list(sentences)
         letters = collections.Counter(itertools.chain.from_iterable(sentences))
@@ -91,7 +93,7 @@ def train(sentences: Iterable[str], num_pieces: int, is_exact: bool = True) -> T
             sentence_iterator=iter(sentences), model_writer=out, vocab_size=num_pieces, model_type="bpe",
             byte_fallback=True, split_digits=True, character_coverage=0.9995,
             normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True, user_defined_symbols=["\n", "\t"], max_sentence_length=1 << 20,
+            allow_whitespace_only_pieces=True, user_defined_symbols=["\n", "\t"], max_sentence_length=4 * LONGEST,
             bos_id=-1, eos_id=-1, pad_id=-1, unk_id=0, num_threads=1, minloglevel=2,
             **({} if is_exact else {"hard_vocab_limit": False, "required_chars": SPACE_MARK}),
         )
