@@ -7,7 +7,7 @@
 # make suites  every evaluation of the demo, after it; of another run: make suites RUN=laptop
 # make test   the fast tests;  make test-slow  the others
 # BUDGET=0.1  a tenth of the training: shows that all works, not how well
-# PRODUCTS=bfloat16: the decoder, and the laptop's audio tokenizer, train in about half the time where the CPU can (README, "What to expect")
+# PRODUCTS=bfloat16: the decoder, and the laptop's audio tokenizer, train in a third to half of the time where the CPU can (README, "What to expect")
 
 PYTHON ?= python3
 BUDGET ?= 1
