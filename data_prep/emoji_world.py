@@ -195,7 +195,7 @@ def build(config: WorldConfig, folder: str | Path) -> bool:
     if before.get("key") == files.hash_json(inputs):
         print(f"reused {folder} (unchanged)")
         return False
-    if before and not {"config", "builder"} <= before["inputs"].keys():
+    if before and not {"config", "builder"} <= before.get("inputs", {}).keys():
         raise errors.InputError(f"{folder}: must be new, or a world built before, but holds something else; choose another name")
     stamp.unlink(missing_ok=True)
 

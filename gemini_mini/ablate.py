@@ -4,8 +4,9 @@
     python -m gemini_mini.ablate configs/demo.py --sources draw,name,listen --set optim.lr=2e-3 --set task.user_share=0.3
 
 One base run, one for each source with its weight doubled in every stage, and one for each --set. All read the same number
-of ids, in fewer steps where a step reads more. What counts is the loss on valid, summed over sources by their part in the base mixture, and test splits are
-never read. From n doublings comes a gradient, and one step along it, in logarithms, is the recommended table:
+of ids, in fewer steps where a step reads more. What counts is the loss on valid, summed over sources by their part in the
+base mixture, and test splits are never read. From n doublings comes a gradient, and one step along it, in logarithms, is the
+recommended table:
 
     g_s  = log L(s doubled) - log L(base)            what more of s does to the loss of everything
     w_s <- w_s * 2^(-g_s / max |g|)                  the most useful source is doubled, the most harmful halved
