@@ -153,7 +153,7 @@ def test_a_trained_run_is_released_with_its_card_and_pictures(trained, tmp_path)
     (trained / "evals").mkdir()
     album.save(kept, trained / "evals" / "examples.safetensors")
     files.write_json(trained / "evals_detail.json", {
-        "half": "dev", "model": run.weights_hash(trained), "pictures": 2, "image_temperature": 0.0, "guidance": 1.5, "limit": 1,
+        "half": "dev", "model": run.weights_hash(trained), "pictures": 2, "image_temperature": 0.0, "guidance": 1.5, "limit": 1, "seed": 0,
         "is_valid_only": False, "tasks": {"draw": {"unit": "accuracy", "splits": {"seen": cell}}}})
     with pytest.raises(errors.InputError, match="run: python -m gemini_mini.evals.scan"):
         release.release(trained, tmp_path / "small.safetensors")
